@@ -1,0 +1,23 @@
+"""Concert: certified robustness by context-aware randomized smoothing."""
+
+from concert.certificates import Guarantee
+from concert.errors import ConcertError
+from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
+from concert.records import Certification
+from concert.runs import load
+from concert.sampling import SamplingSettings
+from concert.smoothing import SmoothedClassifier
+
+__all__ = [
+    "Certification",
+    "ConcertError",
+    "GeneratedNoise",
+    "Guarantee",
+    "IsotropicNoise",
+    "NoiseModel",
+    "QueriedNoise",
+    "SamplingSettings",
+    "SmoothedClassifier",
+    "StaticNoise",
+    "load",
+]

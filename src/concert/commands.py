@@ -1,0 +1,185 @@
+"""What each command does, given its parsed options: wiring between the library and the console."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+
+from concert.config import DataSettings, Recipe
+from concert.console import CertificationDisplay, StopSignal, TrainingDisplay, make_console
+from concert.data import load_images
+from concert.errors import ConcertError
+from concert.evaluation.certify import CertifySettings, certify_data
+from concert.evaluation.report import write_report
+from concert.log_reading import read_log
+from concert.memory import keep_large_blocks
+from concert.runs import load, read_description
+from concert.sampling import SamplingSettings
+from concert.smoothing import ABSTAIN, SmoothedClassifier, decide
+from concert.training import train as run_training
+
+INTERRUPTED = 130
+
+
+def train(options: Any, argv: list[str]) -> int:
+    """`concert train CONFIG`"""
+    recipe = Recipe(
+        data=options.data,
+        classifier=options.classifier,
+        noise=options.noise,
+        objective=options.objective,
+        training=options.training,
+        colorizer=options.colorizer,
+    )
+    name = Path(str(options.config[0])).stem if options.config else recipe.objective.name
+    out = options.out or Path("runs") / recipe.data.name / name
+    console = make_console()
+    if (out / "model" / "config.json").is_file():
+        # Still checked: another recipe must not pass for this one.
+        from concert.training import claim_folder
+
+        claim_folder(recipe, out)
+        console.print(f"{out} is already trained")
+    else:
+        finished = train_with_display(recipe, out, console)
+        if not finished:
+            console.print(f"stopped; the same command goes on from {out}")
+            return INTERRUPTED
+        console.print(f"trained: {out}")
+    console.print(f"next: concert certify {shlex.quote(str(out))}")
+    return 0
+
+
+def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
+    """Train with progress on the console; False if it was interrupted."""
+    keep_large_blocks()
+    with StopSignal() as stop, TrainingDisplay(console, stop) as display:
+        return run_training(recipe, out, display)
+
+
+def certify(options: Any, argv: list[str]) -> int:
+    """`concert certify RUN`"""
+    description, _ = read_description(options.run)
+    data = _data_of(options.run, description.data, options.data.name, options.data.path)
+    settings = CertifySettings(
+        options.split,
+        options.subset,
+        options.n0,
+        options.n,
+        options.alpha,
+        options.seed,
+        options.certificate,
+    )
+    log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
+    smoothed = _load(options)
+    console = make_console()
+    command = f"concert {shlex.join(argv)}"
+    certify_with_display(smoothed, options.run, data, settings, log_path, console, command)
+    console.print(f"log: {log_path}")
+    console.print(smoothed.noise.guarantee.sentence)
+    console.print(f"next: concert report {shlex.quote(str(log_path))}")
+    return 0
+
+
+def certify_with_display(
+    smoothed: SmoothedClassifier,
+    run: Path,
+    data: DataSettings,
+    settings: CertifySettings,
+    log_path: Path,
+    console: Console,
+    command: str = "",
+) -> None:
+    """Certify with a live table on the console."""
+    keep_large_blocks()
+    images = load_images(data.name, settings.split, data.path)
+    with StopSignal() as stop, CertificationDisplay(console, stop) as display:
+        certify_data(smoothed, run, images, settings, log_path, display, command)
+
+
+def predict(options: Any, argv: list[str]) -> int:
+    """`concert predict RUN IMAGE...`"""
+    description, _ = read_description(options.run)
+    smoothed = _load(options)
+    images = torch.cat(
+        [read_image(path, description.shape, options.resize) for path in options.images]
+    )
+    # Checked before any draw; the votes are then decided exactly as `predict` does.
+    smoothed.check_prediction(options.n, options.alpha)
+    console = make_console()
+    for path, votes in zip(
+        options.images, smoothed.prediction_votes(images, options.n, options.seed), strict=True
+    ):
+        label = decide(votes, options.alpha)
+        top = int(votes.counts.argmax())
+        share = f"{votes.counts[top]}/{votes.n} votes for {description.class_names[top]}"
+        answer = "abstains" if label == ABSTAIN else description.class_names[label]
+        console.print(f"{path}: {answer} ({share})")
+    return 0
+
+
+def report(options: Any, argv: list[str]) -> int:
+    """`concert report LOG...`"""
+    files = write_report([read_log(path) for path in options.logs], options.out)
+    console = make_console()
+    console.print((options.out / "table.txt").read_text())
+    console.print("written: " + ", ".join(str(file) for file in files))
+    return 0
+
+
+def demo(options: Any, argv: list[str]) -> int:
+    """`concert demo`"""
+    from concert.demo import run_demo
+
+    return run_demo(options.out, options.quick, make_console())
+
+
+def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.Tensor:
+    """An image file as (1, C, H, W) in [0, 1], for a model that takes `shape`."""
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            picture = file.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
+    except FileNotFoundError:
+        raise ConcertError(f"no such file: {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise ConcertError(f"cannot read {path} as an image: {error}") from None
+    if picture.size != (width, height):
+        if not resize:
+            raise ConcertError(
+                f"{path} is {picture.size[0]} x {picture.size[1]}, the model takes {width} x "
+                f"{height}: resize it, or pass --resize"
+            )
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture, dtype=np.float32) / 255.0
+    return torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1)[None]
+
+
+def _load(options: Any) -> SmoothedClassifier:
+    sampling = SamplingSettings(options.batch_size, options.vote_margin, options.workers)
+    device = options.accelerator
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return load(options.run, options.trust, device, sampling)
+    except (RuntimeError, AssertionError) as error:
+        raise ConcertError(
+            f"cannot use accelerator '{options.accelerator}': {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _data_of(run: Path, trained_on: str, name: str, path: Path | None) -> DataSettings:
+    """The data of the flags; what they leave out is that of the training run."""
+    if path is None and name in ("", trained_on):
+        try:
+            path = yaml.safe_load((run / "config.yaml").read_text())["data"].get("path")
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            path = None
+    return DataSettings(name or trained_on, None if path is None else Path(path))

@@ -1,0 +1,151 @@
+"""What a recipe says: the dataclasses behind a YAML file and the command-line flags.
+
+One recipe is one YAML in configs/. A field that is None means "the published default", which the
+code that uses it states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images.
+
+    name: digits, mnist, cifar10, imagenet, or any name for a folder of your own given by `path`.
+    path: a folder with Parquet files or class folders; None looks on the Hugging Face hub.
+    subset: training images: all, first:N, every:K or random:N:SEED.
+    """
+
+    name: str = "digits"
+    path: Path | None = None
+    subset: str = "all"
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """The base classifier.
+
+    name: lenet, resnet20, resnet110, resnet50, or the import path of any torch module.
+    init_args: further constructor arguments (all of them for an import path).
+    mean, std: of the normalisation layer, per channel; None takes the data set's usual values
+    (none for MNIST and digits). A module given by import path normalises by itself.
+    """
+
+    name: str = "lenet"
+    init_args: dict[str, Any] = field(default_factory=dict)
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """The noise model.
+
+    kind: isotropic, static, generated (the paper's; frozen-noise guarantee) or queried (deployed).
+    sigma: isotropic noise only.
+    low, high, omega: the box [low, omega * high] of the sigma map (a, b and omega of Eq. 14).
+    query_sigma: standard deviation of the query (queried noise); None means high.
+    generator: coarse or paper; None means coarse for queried noise, paper for generated noise.
+    generator_args: further constructor arguments of the generator.
+    """
+
+    kind: Literal["isotropic", "static", "generated", "queried"] = "queried"
+    sigma: float = 0.25
+    low: float = 0.25
+    high: float = 0.5
+    omega: float = 0.95
+    query_sigma: float | None = None
+    generator: Literal["coarse", "paper"] | None = None
+    generator_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """The training objective; None leaves a setting at the method's published default.
+
+    name: gaussian (Cohen et al. 2019) or concert. m: noisy copies per image.
+    The others are Concert's: see concert.objectives.ConcertObjective.
+    """
+
+    name: str = "concert"
+    m: int | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    kappa: float | None = None
+    start_epoch: int | None = None
+    classification: Literal["mean_of_log", "log_of_mean"] | None = None
+    hinge: Literal["correct", "all"] | None = None
+    early_generator: Literal["trained", "frozen"] | None = None
+    softmax_scale: float | None = None
+    share_query: bool | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The training loop: stochastic gradient descent with step decay.
+
+    lr is multiplied by lr_decay at each epoch in milestones; generator_lr_scale multiplies the
+    generator's learning rate. checkpoint_seconds: time between checkpoints within an epoch.
+    accelerator, devices, num_nodes, precision: as in Lightning Fabric.
+    """
+
+    epochs: int = 90
+    batch_size: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    milestones: list[int] = field(default_factory=list)
+    lr_decay: float = 0.1
+    generator_lr_scale: float = 1.0
+    seed: int = 0
+    checkpoint_seconds: float = 60.0
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what `concert train` trains.
+
+    colorizer: "compact" (shipped) or the path of a colorizer's weights; gives the entropy maps.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    colorizer: str = "compact"
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain values only, without the settings left at None."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if item is not None}
+        if isinstance(value, Path):
+            return value.as_posix()
+        return value
+
+    result: dict[str, Any] = plain(asdict(recipe))
+    return result
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as it is written into a run folder."""
+    return yaml.safe_dump(to_dict(recipe), sort_keys=False)
+
+
+def objective_arguments(settings: ObjectiveSettings) -> dict[str, Any]:
+    """The settings that were given, by the names of the objective's constructor."""
+    given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    return {name: value for name, value in given.items() if name != "name" and value is not None}

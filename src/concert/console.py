@@ -1,0 +1,177 @@
+"""What the command-line tool shows while it works: progress of training and certification."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from concert.evaluation.certify import CertifyProgress
+from concert.training import StepProgress, Watcher
+from concert.training_state import EpochMetrics
+
+
+class StopSignal:
+    """Turns the first interrupt into a request to stop at a safe point; the second one raises."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        self._previous = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class TrainingDisplay(Watcher):
+    """A line per epoch, and on a terminal a progress bar."""
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        self.console, self.stop = console, stop
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps, {task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=None, epoch=0, epochs=0, speed=0.0)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def start(self, facts: dict[str, Any]) -> None:
+        costs = facts["multiply_adds"]
+        cost = f"classifier {costs['classifier'] / 1e6:.2f} M multiply-adds an image"
+        if "generator" in costs:
+            share = 100 * costs["generator"] / costs["classifier"]
+            cost += f", generator {costs['generator'] / 1e6:.3f} M ({share:.1f} %)"
+        self.console.print(
+            f"{facts['images']:,} images, {facts['steps']} steps an epoch on {facts['device']}; "
+            f"{cost}"
+        )
+        if facts["epoch"]:
+            self.console.print(f"going on after epoch {facts['epoch']}")
+
+    def step(self, progress: StepProgress) -> None:
+        self.bar.update(
+            self.task,
+            completed=progress.step,
+            total=progress.steps,
+            epoch=progress.epoch + 1,
+            epochs=progress.epochs,
+            speed=progress.metrics.images_per_second,
+        )
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        self.console.print(
+            f"epoch {metrics.epoch + 1}: loss {metrics.loss:.4f} "
+            f"(classification {metrics.classification:.4f}, robustness {metrics.robustness:.4f}, "
+            f"penalty {metrics.penalty:.4f}), soft accuracy {metrics.soft_accuracy:.4f}, "
+            f"sigma {metrics.sigma_min:.3f}/{metrics.sigma_mean:.3f}/{metrics.sigma_max:.3f}, "
+            f"{metrics.images_per_second:.0f} images/s"
+        )
+
+    def should_stop(self) -> bool:
+        return self.stop.asked
+
+
+class CertificationDisplay:
+    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left."""
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        self.console, self.stop = console, stop
+        self.images = self.correct = self.abstained = self.draws = 0
+        self.radii = self.seconds = 0.0
+        self.live = Live(console=console, refresh_per_second=2, transient=False)
+        self.last = 0.0
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def __call__(self, progress: CertifyProgress) -> None:
+        certification = progress.certification
+        right = certification.label == progress.true_label
+        self.images += 1
+        self.correct += right
+        self.abstained += certification.label < 0
+        self.radii += certification.radius * right
+        self.draws += certification.n_used
+        self.seconds += progress.seconds
+        finished = progress.done == progress.total
+        if self.console.is_terminal:
+            self.live.update(self._table(progress))
+        elif finished or time.monotonic() - self.last > 30:
+            self.last = time.monotonic()
+            self.console.print(", ".join(f"{name} {value}" for name, value in self._row(progress)))
+        if self.stop.asked and not finished:
+            raise KeyboardInterrupt
+
+    def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
+        left = (progress.total - progress.done) * self.seconds / self.images
+        return [
+            ("done", f"{progress.done}/{progress.total}"),
+            ("accuracy at 0", f"{self.correct / self.images:.3f}"),
+            ("mean radius", f"{self.radii / self.images:.3f}"),
+            ("abstained", f"{self.abstained}"),
+            ("draws/s", f"{self.draws / max(self.seconds, 1e-9):,.0f}"),
+            ("time left", f"{int(left) // 60}:{int(left) % 60:02d}"),
+        ]
+
+    def _table(self, progress: CertifyProgress) -> Table:
+        table = Table(title="certifying (figures of this part of the run)")
+        row = self._row(progress)
+        for name, _ in row:
+            table.add_column(name, justify="right")
+        table.add_row(*(value for _, value in row))
+        return table
+
+
+def make_console() -> Console:
+    """Standard output, with colours only where it is a terminal."""
+    return Console(file=sys.stdout, soft_wrap=True, highlight=False)

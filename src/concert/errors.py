@@ -1,0 +1,21 @@
+"""The one exception for mistakes in what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConcertError(Exception):
+    """A mistake in the input: one line that says what is wrong and what to change.
+
+    The command-line tool prints the line and exits with code 2; library users may catch it.
+    """
+
+
+def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
+    """The message for an unknown `name` of some `kind`, with the nearest valid one."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f": did you mean '{close[0]}'?" if close else "."
+    return f"unknown {kind} '{name}'{hint} Valid: {', '.join(names)}"

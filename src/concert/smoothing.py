@@ -1,0 +1,279 @@
+"""The smoothed classifier: prediction and certification (the paper's Algorithm 2, Cohen et al.
+2019).
+
+Certification follows the pseudo-code: the candidate class comes from n0 selection draws, its vote
+share is bounded from below on n fresh draws, and the bound becomes a region. Two things differ from
+the paper: the region's guarantee is stated, and the paper's own radius step is not used, because it
+is unsound (docs/errata.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from concert import bounds, certificates
+from concert.errors import ConcertError, nearest
+from concert.noise import NoiseModel
+from concert.records import Certification
+from concert.sampling import Request, Sampler, SamplingSettings, Votes
+from concert.streams import Domain, Stream, fresh_seed
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A certification and the seconds it took."""
+
+    certification: Certification
+    seconds: float
+
+
+def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Images as float32 (B, C, H, W), or a one-line error.
+
+    Accepts one image (C, H, W) too. Values must be finite and in [0, 1].
+    """
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4:
+        raise ConcertError(
+            f"images must have shape (B, C, H, W) or (C, H, W), got {tuple(images.shape)}"
+        )
+    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
+        raise ConcertError(
+            f"the model takes images of shape {tuple(shape)} (channels, height, width), "
+            f"got {tuple(images.shape[1:])}"
+        )
+    if not images.is_floating_point():
+        raise ConcertError(f"images must be floating point in [0, 1], got {images.dtype}")
+    images = images.float()
+    if not bool(images.isfinite().all()):
+        raise ConcertError("images contain NaN or infinite values")
+    if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
+        raise ConcertError(
+            f"image values must lie in [0, 1], got [{float(images.min()):.4g}, "
+            f"{float(images.max()):.4g}]: scale them, and leave normalisation to the model"
+        )
+    return images
+
+
+class SmoothedClassifier(nn.Module):
+    """A base classifier under a noise model, predicting the class most noisy copies are put in.
+
+    `classifier`: any module from images (B, C, H, W) in [0, 1] plus noise to logits (B, K);
+    normalisation is a layer inside it. It is used in evaluation mode. `shape` fixes the images'
+    (C, H, W); without it the first images decide.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        noise: NoiseModel,
+        num_classes: int,
+        shape: Sequence[int] | None = None,
+        sampling: SamplingSettings | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ConcertError(f"num_classes must be at least 2, got {num_classes}")
+        self.classifier, self.noise = classifier, noise
+        self.num_classes = num_classes
+        self.shape = None if shape is None else tuple(shape)
+        self.sampling = sampling or SamplingSettings()
+        self._sampler: Sampler | None = None
+
+    def sampler(self, shape: Sequence[int]) -> Sampler:
+        """The hot loop for images of `shape`, built at first use from the weights as they are."""
+        if self._sampler is None or self._sampler.shape != tuple(shape):
+            device = next((p.device for p in self.classifier.parameters()), torch.device("cpu"))
+            channels, height, width = shape
+            self._sampler = Sampler(
+                self.classifier,
+                self.noise,
+                self.num_classes,
+                (channels, height, width),
+                device,
+                self.sampling,
+            )
+        return self._sampler
+
+    def refresh(self) -> None:
+        """Forget the private inference copy; call it after changing weights or device."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+    def predict(
+        self,
+        images: Tensor,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Class labels (B,) int64, -1 where the smoothed classifier abstains.
+
+        An answer is wrong about the most probable class with probability at most `alpha`. `seed`
+        None draws fresh noise from the operating system, so that it cannot be foreseen.
+        """
+        self.check_prediction(n, alpha)
+        labels = [decide(votes, alpha) for votes in self.prediction_votes(images, n, seed, indices)]
+        return torch.tensor(labels, dtype=torch.int64)
+
+    @staticmethod
+    def check_prediction(n: int, alpha: float) -> None:
+        """Refuse settings at which `predict` always abstains."""
+        _check_error(alpha)
+        fewest = bounds.smallest_deciding_n(alpha)
+        if n < fewest:
+            raise ConcertError(
+                f"n={n} draws can never decide at alpha={alpha}: the smallest n that "
+                f"could is {fewest}"
+            )
+
+    def prediction_votes(
+        self, images: Tensor, n: int, seed: int | None, indices: Sequence[int] | None = None
+    ) -> list[Votes]:
+        """The votes that `predict` decides by, one record per image."""
+        images = check_images(images, self.shape)
+        seed = fresh_seed() if seed is None else seed
+        numbers = _check_indices(indices, len(images))
+        sampler = self.sampler(images.shape[1:])
+        return [
+            sampler.sample(image, [Request(Stream(seed, Domain.PREDICT, number), n)])[0]
+            for image, number in zip(images, numbers, strict=True)
+        ]
+
+    def certify(
+        self,
+        images: Tensor,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        certificate: str = "auto",
+    ) -> list[Certification]:
+        """One certification per image; see `Certification` for what each says.
+
+        `alpha` is the probability, per image, that the statement is wrong. `indices` are the
+        images' numbers in their data set and address their noise; they default to 0, 1, ...
+        """
+        return [
+            timed.certification
+            for timed in self.certify_each(images, n0, n, alpha, seed, indices, certificate)
+        ]
+
+    def certify_each(
+        self,
+        images: Tensor,
+        n0: int = 100,
+        n: int = 100_000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        certificate: str = "auto",
+    ) -> Iterator[Timed]:
+        """As `certify`, one image at a time, each with its seconds."""
+        check_certification(self.noise, n0, n, alpha, certificate)
+        images = check_images(images, self.shape)
+        for image, index in zip(images, _check_indices(indices, len(images)), strict=True):
+            start = time.perf_counter()
+            certification = self._certify_image(image, index, n0, n, alpha, seed)
+            yield Timed(certification, time.perf_counter() - start)
+
+    def _certify_image(
+        self, image: Tensor, index: int, n0: int, n: int, alpha: float, seed: int
+    ) -> Certification:
+        # The counts of all classes are kept, so both phases can be sampled together; the candidate
+        # still depends on the selection draws alone.
+        selection, votes = self.sampler(image.shape).sample(
+            image,
+            [
+                Request(Stream(seed, Domain.SELECT, index), n0, mean_map=True),
+                Request(Stream(seed, Domain.CERTIFY, index), n),
+            ],
+        )
+        assert selection.sigma_map is not None
+        candidate = int(selection.counts.argmax())
+        p_lower = bounds.clopper_pearson_lower(int(votes.counts[candidate]), n, alpha)
+        dim = image.numel()
+        region, reason = self.noise.region(p_lower, selection.sigma_map, dim), ""
+        if region.radius <= 0:
+            region = certificates.empty(region.certificate, region.guarantee, dim)
+            reason = abstention_reason(int(votes.counts[candidate]), n, p_lower, alpha)
+        low, middle, high = certificates.sigma_statistics(selection.sigma_map)
+        return Certification(
+            label=ABSTAIN if reason else candidate,
+            radius=region.radius,
+            p_lower=p_lower,
+            guarantee=region.guarantee,
+            certificate=region.certificate,
+            axes=region.axes,
+            proxy_volume=region.proxy_volume,
+            log_volume=region.log_volume,
+            n_used=n,
+            votes=tuple(int(count) for count in votes.counts),
+            seed=seed,
+            index=index,
+            candidate=candidate,
+            sigma_min=low,
+            sigma_geomean=middle,
+            sigma_max=high,
+            reason=reason,
+        )
+
+
+def decide(votes: Votes, alpha: float) -> int:
+    """The most voted class, or -1 unless it leads the second significantly (`Predict`)."""
+    second, top = (int(k) for k in votes.counts.argsort(kind="stable")[-2:])
+    p_value = bounds.binomial_p_value(int(votes.counts[top]), int(votes.counts[second]))
+    return top if p_value <= alpha else ABSTAIN
+
+
+def check_certification(
+    noise: NoiseModel, n0: int, n: int, alpha: float, certificate: str = "auto"
+) -> None:
+    """Refuse settings that can never certify anything, before any draw is made."""
+    _check_error(alpha)
+    if n0 < 1:
+        raise ConcertError(f"n0 must be at least 1, got {n0}")
+    fewest = bounds.smallest_certifying_n(alpha)
+    if n < fewest:
+        raise ConcertError(
+            f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"
+        )
+    if certificate not in ("auto", noise.certificate):
+        raise ConcertError(
+            nearest(f"certificate for {noise.kind} noise", certificate, ["auto", noise.certificate])
+        )
+
+
+def abstention_reason(k: int, n: int, p_lower: float, alpha: float) -> str:
+    """Why an image is not certified, and how many draws would at the observed vote share."""
+    needed = bounds.draws_to_certify(k / n, alpha)
+    advice = (
+        f"n={needed} would certify at this vote share"
+        if needed
+        else "no n certifies a vote share of at most 1/2"
+    )
+    return f"p_lower {p_lower:.4f} <= 0.5 from {k} of {n} votes; {advice}"
+
+
+def _check_error(alpha: float) -> None:
+    if not 0.0 < alpha < 1.0:
+        raise ConcertError(f"alpha must lie between 0 and 1, got {alpha}")
+
+
+def _check_indices(indices: Sequence[int] | None, count: int) -> Sequence[int]:
+    if indices is None:
+        return range(count)
+    if len(indices) != count:
+        raise ConcertError(f"got {len(indices)} indices for {count} images")
+    return indices

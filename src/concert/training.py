@@ -1,0 +1,263 @@
+"""The one training loop, on Lightning Fabric.
+
+Everything random is addressed by (seed, epoch, step), and a checkpoint holds all the rest, so a run
+that is interrupted anywhere and started again ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from concert.colorization import EntropyMaps, cached_entropy_maps, entropy_map, load_colorizer
+from concert.config import Recipe, to_dict, to_yaml
+from concert.data import ImageSet, load_images, subset_indices
+from concert.errors import ConcertError
+from concert.files import write_atomically
+from concert.generator import multiply_adds
+from concert.memory import channels_last
+from concert.noise import NoiseModel
+from concert.runs import (
+    build_base,
+    build_noise,
+    build_objective,
+    describe,
+    save_model,
+)
+from concert.streams import Domain, keyed_generator
+from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer
+
+log = logging.getLogger(__name__)
+
+# These may change between the parts of an interrupted run without changing its result's meaning.
+FREE: Final = (
+    "data.path",
+    "training.checkpoint_seconds",
+    "training.accelerator",
+    "training.devices",
+    "training.num_nodes",
+)
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """Where training is, for a progress bar."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: EpochMetrics
+
+
+class Watcher:
+    """What a caller may see and do while training runs; every method may be overridden."""
+
+    def start(self, facts: dict[str, Any]) -> None:
+        """Once, before the first step: images, steps per epoch, device, cost in multiply-adds."""
+
+    def step(self, progress: StepProgress) -> None:
+        """After every step."""
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """After every epoch, once its checkpoint is safe."""
+
+    def should_stop(self) -> bool:
+        """True saves the state and ends the run early."""
+        return False
+
+
+def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
+    """Train `recipe` into the run folder `out`, or go on with what is there (Algorithm 1).
+
+    Returns True once the model is complete, False if the watcher ended the run early (its state is
+    saved). Raises ConcertError if `out` holds a run of another recipe.
+    """
+    settings, watcher = recipe.training, watcher or Watcher()
+    fabric = Fabric(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    images = load_images(recipe.data.name, "train", recipe.data.path)
+    chosen = torch.tensor(subset_indices(len(images), recipe.data.subset))
+    objective = build_objective(recipe.objective)
+    description = describe(recipe, images.shape, images.num_classes, images.class_names)
+    entropies = EntropySource(recipe, images, objective.needs_entropy, fabric.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        classifier = build_base(description, trust=True)
+        noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
+    if fabric.is_global_zero:
+        claim_folder(recipe, out)
+    costs = multiply_add_costs(classifier, noise, images.shape)
+
+    classifier = channels_last(classifier)
+    optimizer = make_optimizer(settings, classifier, noise)
+    state = TrainingState(classifier, noise, optimizer)
+    if state.resume(out / "checkpoints"):
+        log.info("going on at epoch %d, step %d", state.epoch, state.step)
+    f: nn.Module = fabric.setup_module(classifier)
+    g: Any = noise.to(fabric.device)
+    if any(True for _ in noise.parameters()):
+        g = fabric.setup_module(noise)
+        g.mark_forward_method("copies")
+    fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
+    steps = -(-len(chosen) // settings.batch_size)
+    facts = {"images": len(chosen), "steps": steps, "epoch": state.epoch, "multiply_adds": costs}
+    watcher.start({**facts, "device": str(fabric.device)})
+
+    saved = time.monotonic()
+    while state.epoch < settings.epochs:
+        f.train()
+        g.train()
+        rate = learning_rate(settings, state.epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        shuffle = keyed_generator(settings.seed, Domain.TRAIN, state.epoch)
+        order = chosen[torch.randperm(len(chosen), generator=shuffle)]
+        state.current = state.current or EpochMetrics(state.epoch, rate)
+        while state.step < steps:
+            began = time.perf_counter()
+            batch = order[state.step * settings.batch_size :][: settings.batch_size]
+            mine = batch[fabric.global_rank :: fabric.world_size]
+            address = (settings.seed, Domain.TRAIN, state.epoch, state.step, fabric.global_rank)
+            x, maps = entropies.batch(mine, keyed_generator(*address, 0))
+            y = fabric.to_device(images.labels[mine])
+            draws = keyed_generator(*address, 1, device=fabric.device)
+            terms = objective(f, g, x, y, maps, state.epoch, draws)
+            if not bool(terms.total.isfinite()):
+                raise ConcertError(
+                    f"the loss is not finite at epoch {state.epoch}, step {state.step}: "
+                    "lower training.lr"
+                )
+            fabric_optimizer.zero_grad()
+            fabric.backward(terms.total)
+            fabric_optimizer.step()
+
+            state.step += 1
+            state.current.add(terms, len(mine), time.perf_counter() - began)
+            watcher.step(
+                StepProgress(state.epoch, settings.epochs, state.step, steps, state.current)
+            )
+            stop = watcher.should_stop()
+            due = time.monotonic() - saved > settings.checkpoint_seconds
+            if state.step < steps and (stop or due):
+                if fabric.is_global_zero:
+                    state.save(out / "checkpoints")
+                saved = time.monotonic()
+                if stop:
+                    return False
+
+        finished, state.current = state.current, None
+        state.rows.append(asdict(finished))
+        state.epoch, state.step = state.epoch + 1, 0
+        if fabric.is_global_zero:
+            # Saved before it is reported, so that nothing reported can be lost.
+            state.save(out / "checkpoints")
+            write_atomically(out / "metrics.csv", state.table())
+            watcher.epoch(finished)
+        saved = time.monotonic()
+        if state.epoch < settings.epochs and watcher.should_stop():
+            return False
+    if fabric.is_global_zero:
+        write_atomically(out / "metrics.csv", state.table())
+        save_model(out / "model", description, classifier, noise)
+    fabric.barrier()
+    return True
+
+
+class EntropySource:
+    """Training batches with their entropy maps: cached, or computed online for photographs."""
+
+    def __init__(
+        self, recipe: Recipe, images: ImageSet, needed: bool, device: torch.device
+    ) -> None:
+        self.images, self.device = images, device
+        self.needed = needed or recipe.noise.kind == "static"
+        self.maps: EntropyMaps | None = None
+        if self.needed:
+            self.colorizer = load_colorizer(recipe.colorizer).to(device)
+            # A crop of a photograph on disk is not a crop of the stored image, so a stored map does
+            # not fit it.
+            if images.augmentation != "photo" or recipe.noise.kind == "static":
+                self.maps = cached_entropy_maps(images, self.colorizer)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Augmented images (B, C, H, W) and their entropy maps (B, 1, H, W), on the device."""
+        if not self.needed:
+            x = self.images.training_images(indices, generator)
+            return self._ready(x), None
+        if self.images.augmentation == "photo":
+            x = self._ready(self.images.training_images(indices, generator))
+            return x, entropy_map(x, self.colorizer)
+        assert self.maps is not None
+        both = self.images.training_images(indices, generator, self.maps.maps(indices))
+        return self._ready(both[:, :-1]), both[:, -1:].to(self.device)
+
+    def _ready(self, x: Tensor) -> Tensor:
+        return x.to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def static_map(self, recipe: Recipe, indices: Tensor) -> Tensor | None:
+        """low + (omega * high - low) * the mean entropy map, (C, H, W), for static noise."""
+        if recipe.noise.kind != "static":
+            return None
+        assert self.maps is not None
+        total = torch.zeros((1, *self.images.shape[1:]), dtype=torch.float64)
+        for part in torch.split(indices, 1024):
+            total += self.maps.maps(part).double().sum(dim=0)
+        low, high = recipe.noise.low, recipe.noise.omega * recipe.noise.high
+        sigma_map = low + (high - low) * (total / len(indices)).float()
+        return sigma_map.expand(self.images.shape[0], -1, -1).contiguous()
+
+
+def claim_folder(recipe: Recipe, out: Path) -> None:
+    """Write config.yaml, or check that the run that is there has the same recipe."""
+    file = out / "config.yaml"
+    if not file.is_file():
+        if out.is_dir() and (out / "checkpoints").is_dir():
+            raise ConcertError(f"{out} has checkpoints but no config.yaml: choose another --out")
+        write_atomically(file, to_yaml(recipe))
+        return
+    try:
+        there = _flatten(yaml.safe_load(file.read_text()))
+    except (yaml.YAMLError, AttributeError):
+        raise ConcertError(f"{file} is damaged: restore it or choose another --out") from None
+    here = _flatten(to_dict(recipe))
+    for name in sorted(there.keys() | here.keys()):
+        if name not in FREE and there.get(name) != here.get(name):
+            raise ConcertError(
+                f"{out} holds a run with {name} = {there.get(name)}, this recipe has "
+                f"{here.get(name)}: choose another --out"
+            )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def multiply_add_costs(
+    classifier: nn.Module, noise: NoiseModel, shape: tuple[int, int, int]
+) -> dict[str, int]:
+    """Multiply-adds of one forward pass of each network, for one image."""
+    costs = {"classifier": multiply_adds(classifier, shape)}
+    generator = getattr(noise, "generator", None)
+    if isinstance(generator, nn.Module):
+        costs["generator"] = multiply_adds(generator, shape)
+    return costs
