@@ -1,0 +1,173 @@
+"""The certification log on disk: written row by row, resumed after a kill.
+
+`certify.tsv` holds the rows (schema in `concert.records`), `certify.json` beside it what is the
+same for all rows: {"schema": 1, "identity": {...}, "info": {...}}. The identity is everything that
+decides the rows (hashes of weights, noise and data, seed, alpha, n, ...) and must be the same for a
+log to be resumed; the info is for people and reports (versions, command, guarantee, notes) and
+stays as first written.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from concert.errors import ConcertError
+from concert.files import write_atomically
+from concert.log_reading import HEADER, SCHEMA, complete_lines, load_run, parse_rows, run_path
+from concert.records import COLUMNS, Certification, format_row
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+
+_SHOWN_DIFFERENCES: Final = 3
+
+
+class CertificationLog:
+    """A log open for appending, by one process at a time; a context manager.
+
+    path: the TSV file. run: the content of the JSON file. done: the indices that have a row.
+    """
+
+    def __init__(self, path: Path, file: FileIO, run: dict[str, Any], done: set[int]) -> None:
+        self.path = path
+        self.run = run
+        self.done = done
+        self._file = file
+
+    @classmethod
+    def open(
+        cls, path: Path | str, identity: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> CertificationLog:
+        """Create a log, or resume one that has the same identity.
+
+        `identity` and `info` are JSON values. A torn last line, left by a killed run, is cut off
+        with a warning. Raises ConcertError if the log belongs to another run, is damaged, is in use
+        by another process or cannot be written.
+        """
+        path = Path(path)
+        text = json.dumps(
+            {"schema": SCHEMA, "identity": identity, "info": info},
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        file = _open_locked(path)
+        try:
+            content = file.readall()
+            if HEADER.startswith(content):  # nothing or a torn header: there is no row to lose
+                file.truncate(0)
+                write_atomically(run_path(path), f"{text}\n".encode())
+                file.write(HEADER + b"\n")
+                os.fsync(file.fileno())
+                return cls(path, file, json.loads(text), set())
+            run = _run_to_resume(path, content, json.loads(text)["identity"])
+            lines, torn = complete_lines(content, ours=True)
+            rows = parse_rows(path, lines, COLUMNS)
+            if torn:
+                log.warning("%s: cut off a torn last line, left by a killed run", path)
+                file.truncate(sum(len(line) + 1 for line in lines))
+            done = {row["idx"] for row in rows}
+            return cls(path, file, run, done)
+        except OSError as error:
+            file.close()
+            raise ConcertError(f"cannot write {path}: {error.strerror}") from error
+        except BaseException:
+            file.close()
+            raise
+
+    def append(self, certification: Certification, true_label: int, seconds: float) -> None:
+        """Write one row; when this returns, the row survives a kill of the process.
+
+        Raises ValueError for an index that has a row already, ConcertError if the disk is full.
+        """
+        if certification.index in self.done:
+            raise ValueError(f"{self.path} already has a row for image {certification.index}")
+        line = f"{format_row(certification, true_label, seconds)}\n".encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise ConcertError(f"cannot write {self.path}: {error.strerror}") from error
+        self.done.add(certification.index)
+
+    def close(self) -> None:
+        """Close the file and let other processes have it."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open_locked(path: Path) -> FileIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = FileIO(path, "a+")
+    except OSError as error:
+        raise ConcertError(f"cannot write {path}: {error.strerror}") from error
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ConcertError(
+                f"{path} is in use by another process: wait for it, or give another --out"
+            ) from None
+        except OSError as error:  # a file system without locks
+            log.debug("%s is not locked: %s", path, error)
+    file.seek(0)
+    return file
+
+
+def _run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Any]:
+    """The description of the log at `path`, if it is the run with this identity."""
+    remedy = f"give another --out, or delete {path}"
+    if not content.startswith(HEADER + b"\n"):
+        raise ConcertError(f"{path} is not a certification log of this version: {remedy}")
+    try:
+        run = load_run(run_path(path))
+    except FileNotFoundError:
+        raise ConcertError(
+            f"{path} cannot be resumed without {run_path(path).name}: {remedy}"
+        ) from None
+    differences = list(_differences(run["identity"], identity))
+    if differences:
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+        more = len(differences) - _SHOWN_DIFFERENCES
+        rest = f"; and {more} more" if more > 0 else ""
+        raise ConcertError(f"{path} belongs to another run ({shown}{rest}): {remedy}")
+    return run
+
+
+def _differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    for key in dict.fromkeys([*here, *there]):
+        old, new = there.get(key, "absent"), here.get(key, "absent")
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key} was {old}, is {new}"

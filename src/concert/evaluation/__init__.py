@@ -1,0 +1,1 @@
+"""From certification logs to metrics, tables, figures and reports."""

@@ -1,0 +1,160 @@
+"""Certifying the images of a data set into a resumable log."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from concert.certificates import Guarantee
+from concert.certification_log import CertificationLog
+from concert.data import ImageSet, subset_indices
+from concert.errors import ConcertError
+from concert.records import Certification
+from concert.runs import Description, read_description
+from concert.smoothing import SmoothedClassifier, check_certification
+from concert.streams import DRAWS_PER_BLOCK, source_name
+
+ENGINE = "torch-eager-float32"
+
+
+@dataclass(frozen=True)
+class CertifySettings:
+    """What decides a certification log.
+
+    split, subset: which images (all, first:N, every:K or random:N:SEED).
+    n0, n: selection and certifying draws; alpha: error probability per image; seed: of the noise.
+    certificate: "auto", the noise model's default.
+    """
+
+    split: str = "test"
+    subset: str = "all"
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    seed: int = 0
+    certificate: str = "auto"
+
+
+@dataclass(frozen=True)
+class CertifyProgress:
+    """An image that has just been logged, and how many of all are done."""
+
+    certification: Certification
+    true_label: int
+    seconds: float
+    done: int
+    total: int
+
+
+def describe_method(run: Path, description: Description) -> dict[str, Any]:
+    """How tables name the run: the objective and the noise model with its sigma or box."""
+    noise = description.noise
+    kind = noise["kind"]
+    sigma = f"{noise['sigma']:g}" if kind == "isotropic" else f"{noise['low']:g}-{noise['high']:g}"
+    try:
+        recipe = yaml.safe_load((run / "config.yaml").read_text())
+        objective = str(recipe["objective"]["name"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        objective = "model"
+    titles = {"gaussian": "Cohen", "concert": "Concert"}
+    title = titles.get(objective, objective)
+    method = title if kind == "isotropic" else f"{title} ({kind})"
+    return {"method": method, "noise": kind, "sigma": sigma}
+
+
+def certify_data(
+    smoothed: SmoothedClassifier,
+    run: Path,
+    images: ImageSet,
+    settings: CertifySettings,
+    log_path: Path,
+    on_image: Callable[[CertifyProgress], None] = lambda progress: None,
+    command: str = "",
+) -> Path:
+    """Certify the chosen images that the log does not have yet; returns the log's path.
+
+    Raises ConcertError, before anything is written, for settings that can never certify and for
+    images that do not fit the model; and for a log of another run.
+    """
+    check_certification(
+        smoothed.noise, settings.n0, settings.n, settings.alpha, settings.certificate
+    )
+    description, weights = read_description(run)
+    if images.shape != description.shape:
+        raise ConcertError(
+            f"the model takes images of shape {description.shape} (channels, height, width), "
+            f"{images.name} has {images.shape}"
+        )
+    if images.num_classes != description.num_classes:
+        raise ConcertError(
+            f"the model has {description.num_classes} classes, {images.name} has "
+            f"{images.num_classes}"
+        )
+    indices = subset_indices(len(images), settings.subset)
+    sampler = smoothed.sampler(images.shape)
+    identity = {
+        "weights": weights,
+        "noise": dict(description.noise),
+        "num_classes": description.num_classes,
+        "data": {
+            "name": images.name,
+            "split": settings.split,
+            "fingerprint": images.fingerprint,
+            "images": len(images),
+        },
+        "subset": settings.subset,
+        "certificate": smoothed.noise.certificate,
+        "n0": settings.n0,
+        "n": settings.n,
+        "alpha": settings.alpha,
+        "seed": settings.seed,
+        "stopping": "full",
+        "engine": ENGINE,
+        "batch_size": sampler.batch_size,
+        "draws_per_block": DRAWS_PER_BLOCK,
+        "noise_source": source_name(sampler.device),
+        "vote_margin": sampler.margin,
+    }
+    info = {
+        **describe_method(run, description),
+        "guarantee": smoothed.noise.guarantee.value,
+        "guarantee_sentence": Guarantee(smoothed.noise.guarantee).sentence,
+        "data": images.name,
+        "data_source": images.source,
+        "data_notes": images.notes,
+        "subset_images": len(indices),
+        "classes": list(images.class_names),
+        "command": command,
+        "versions": {
+            "concert": version("concert-smoothing"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+            "scipy": version("scipy"),
+        },
+    }
+    with CertificationLog.open(log_path, identity, info) as log:
+        todo = [index for index in indices if index not in log.done]
+        done = len(indices) - len(todo)
+        for index in todo:
+            image, label = images.images([index]), int(images.labels[index])
+            (timed,) = smoothed.certify_each(
+                image,
+                settings.n0,
+                settings.n,
+                settings.alpha,
+                settings.seed,
+                [index],
+                settings.certificate,
+            )
+            log.append(timed.certification, label, timed.seconds)
+            done += 1
+            on_image(CertifyProgress(timed.certification, label, timed.seconds, done, len(indices)))
+    return log_path

@@ -1,0 +1,130 @@
+"""Does the noise follow the entropy? Rank correlation of sigma maps with entropy maps.
+
+    python -m concert.evaluation.correlation RUN [--subset first:100] [--data.path DIR] [--out FILE]
+
+For each image the sigma map (for queried noise: the mean map over selection draws) is ranked
+against its entropy map, and as a control against that of the next image, so that a pattern common
+to all maps is told from one that follows the image.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from concert.colorization import entropy_map, load_colorizer
+from concert.config import DataSettings
+from concert.data import load_images, subset_indices
+from concert.files import write_atomically
+from concert.runs import load, read_description
+from concert.sampling import Request
+from concert.smoothing import SmoothedClassifier
+from concert.streams import Domain, Stream
+
+
+@dataclass(frozen=True)
+class MapCorrelation:
+    """Spearman correlations of sigma maps with entropy maps over a set of images.
+
+    mean, low, high: mean over images with its 95 % normal interval. pooled: over all pixels of all
+    images. shifted: mean against the next image's entropy map. constant: images left out because
+    one of their maps is constant. sigma_min, sigma_mean, sigma_max: of the sigma maps.
+    """
+
+    images: int
+    draws: int
+    mean: float
+    low: float
+    high: float
+    pooled: float
+    shifted: float
+    constant: int
+    sigma_min: float
+    sigma_mean: float
+    sigma_max: float
+
+
+def spearman_rows(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman correlation of each row (N, P) with the same row of the other; NaN if constant."""
+    ranks = [rankdata(rows, axis=1) for rows in (first, second)]
+    ranks = [rows - rows.mean(axis=1, keepdims=True) for rows in ranks]
+    norms = [np.sqrt((rows**2).sum(axis=1)) for rows in ranks]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: NDArray[np.float64] = (ranks[0] * ranks[1]).sum(axis=1) / (norms[0] * norms[1])
+    return result
+
+
+def sigma_maps(smoothed: SmoothedClassifier, images: Tensor, draws: int, seed: int) -> Tensor:
+    """The sigma map of each image, or its mean over `draws` selection draws: (B, C, H, W)."""
+    sampler = smoothed.sampler(images.shape[1:])
+    maps = []
+    for index, image in enumerate(images):
+        request = Request(Stream(seed, Domain.SELECT, index), draws, mean_map=True)
+        (votes,) = sampler.sample(image, [request])
+        assert votes.sigma_map is not None
+        maps.append(votes.sigma_map)
+    return torch.stack(maps)
+
+
+def map_correlation(
+    smoothed: SmoothedClassifier,
+    images: Tensor,
+    colorizer: nn.Module,
+    draws: int = 256,
+    seed: int = 0,
+) -> MapCorrelation:
+    """Correlate the sigma maps of images (B, C, H, W) with their entropy maps."""
+    sigma = sigma_maps(smoothed, images, draws, seed)
+    entropy = entropy_map(images, colorizer).expand_as(sigma)
+    rows = [maps.flatten(1).double().numpy() for maps in (sigma, entropy)]
+    each = spearman_rows(rows[0], rows[1])
+    valid = np.isfinite(each)
+    shifted = spearman_rows(rows[0], np.roll(rows[1], 1, axis=0))
+    pooled = spearman_rows(rows[0][valid].reshape(1, -1), rows[1][valid].reshape(1, -1))
+    mean = float(each[valid].mean())
+    error = float(each[valid].std(ddof=1) / np.sqrt(valid.sum()))
+    return MapCorrelation(
+        images=int(valid.sum()),
+        draws=draws,
+        mean=mean,
+        low=mean - 1.96 * error,
+        high=mean + 1.96 * error,
+        pooled=float(pooled[0]),
+        shifted=float(np.nanmean(shifted)),
+        constant=int((~valid).sum()),
+        sigma_min=float(sigma.min()),
+        sigma_mean=float(sigma.mean()),
+        sigma_max=float(sigma.max()),
+    )
+
+
+def main(
+    run: Path,
+    data: DataSettings | None = None,
+    subset: str = "first:100",
+    colorizer: str = "compact",
+    draws: int = 256,
+    out: Path | None = None,
+) -> str:
+    """The correlation of a run's maps as JSON, also written to `out`."""
+    description, _ = read_description(run)
+    data = data or DataSettings(description.data)
+    images = load_images(data.name, "test", data.path)
+    chosen = images.images(subset_indices(len(images), subset))
+    result = map_correlation(load(run), chosen, load_colorizer(colorizer), draws)
+    text = json.dumps({"data": data.name, "subset": subset, **asdict(result)}, indent=2)
+    if out is not None:
+        write_atomically(out, text + "\n")
+    return text
+
+
+if __name__ == "__main__":
+    print(auto_cli(main, as_positional=True))

@@ -1,0 +1,94 @@
+"""Certified accuracy against radius, one curve per log (the paper's Figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Final
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from concert.certificates import Guarantee
+from concert.evaluation.metrics import (
+    Floats,
+    average_certified_radius,
+    bootstrap,
+    certified_at,
+    certified_radii,
+)
+from concert.evaluation.rendering import rounded_down
+from concert.evaluation.tables import guarantees, require_one_dataset, row_labels
+from concert.log_reading import LoadedLog
+
+# Okabe and Ito's palette without its yellow, which is hard to see on white.
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINE_STYLES: Final = {
+    Guarantee.DEPLOYED: "solid",
+    Guarantee.FROZEN: "dashed",
+    Guarantee.NONE: "dotted",
+    Guarantee.UNKNOWN: "dashdot",
+}
+# The palette's second and later rounds are told apart by marks on the curve.
+MARKERS: Final = ("", "o", "s", "^", "D")
+_POINTS: Final = 400
+
+
+def certified_accuracy_figure(logs: Sequence[LoadedLog], seed: int = 0) -> bytes:
+    """A PNG of certified accuracy against l2 radius, with 95 % bootstrap bands.
+
+    The line style is that of the weakest guarantee in the log. Raises ConcertError for logs of
+    different data sets.
+    """
+    data = require_one_dataset(logs)
+    figure = Figure(figsize=(7.2, 4.2 + 0.22 * len(logs)), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, (log, label) in enumerate(zip(logs, row_labels(logs), strict=True)):
+        colour = COLOURS[i % len(COLOURS)]
+        style = LINE_STYLES[guarantees(log.frame)[-1]]
+        name = ", ".join(filter(None, (label.method, label.sigma and f"sigma {label.sigma}")))
+        mean_radius = rounded_down(average_certified_radius(log.frame))
+        steps = step_radii(certified_radii(log.frame))
+        curve = bootstrap(certified_at(log.frame, steps), seed)
+        axes.step(
+            steps,
+            curve.value,
+            where="pre",
+            color=colour,
+            linestyle=style,
+            linewidth=1.8,
+            marker=MARKERS[i // len(COLOURS) % len(MARKERS)],
+            markersize=4,
+            markevery=0.08,
+            label=f"{name}; guarantee: {label.guarantee}; AMCR {mean_radius}",
+        )
+        axes.fill_between(
+            steps, curve.low, curve.high, step="pre", color=colour, alpha=0.13, linewidth=0
+        )
+    axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="certified accuracy")
+    axes.set_title(data, loc="left", parse_math=False)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = figure.legend(loc="outside lower left", frameon=False, handlelength=3.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def step_radii(radii: Floats) -> Floats:
+    """0 and the radii at which the curve drops, ascending, at most 400, and one beyond the last.
+
+    The accuracy at a step's right end holds for the whole step, so where steps are left out the
+    curve is drawn lower than it is.
+    """
+    drops = np.unique(np.append(radii, 0.0))
+    if len(drops) > _POINTS:
+        drops = drops[np.linspace(0, len(drops) - 1, _POINTS).round().astype(int)]
+    return np.append(drops, np.nextafter(drops[-1], np.inf))

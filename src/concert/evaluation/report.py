@@ -1,0 +1,100 @@
+"""A folder with everything that certification logs say: tables, runtimes, figure and summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from concert.errors import ConcertError
+from concert.evaluation import rendering, tables
+from concert.evaluation.figures import certified_accuracy_figure
+from concert.evaluation.metrics import (
+    Interval,
+    abstention_rate,
+    average_certified_radius,
+    bootstrap,
+    certified_accuracy,
+    certified_at,
+    certified_radii,
+    nonzero_certified_accuracy,
+)
+from concert.files import write_atomically
+from concert.log_reading import LoadedLog
+
+
+def write_report(
+    logs: Sequence[LoadedLog], out_dir: Path | str, radii: Sequence[float] | None = None
+) -> list[Path]:
+    """Write table.{txt,csv,md,tex}, sigma_statistics.csv, runtime.csv, certified_accuracy.png and
+    summary.json into `out_dir`, which is created, and return their paths.
+
+    Nothing is written unless everything could be computed. Raises ConcertError for no logs, for
+    logs of different data sets and for a folder that cannot be written.
+    """
+    table = tables.comparison_table(logs, radii)
+    grid = tables.radius_grid(logs) if radii is None else radii
+    notes = tables.data_notes(logs)
+    contents: dict[str, str | bytes] = {
+        "table.txt": rendering.to_text(table, notes),
+        "table.csv": rendering.to_csv(table),
+        "table.md": rendering.to_markdown(table, notes),
+        "table.tex": rendering.to_latex(table, notes),
+        "sigma_statistics.csv": rendering.to_csv(tables.sigma_statistics(logs)),
+        "runtime.csv": rendering.to_csv(tables.runtime_table(logs)),
+        "certified_accuracy.png": certified_accuracy_figure(logs),
+        "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
+    }
+    folder = Path(out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_atomically(
+                folder / name, content if isinstance(content, bytes) else content.encode()
+            )
+    except OSError as error:
+        raise ConcertError(f"cannot write into {folder}: {error.strerror}") from error
+    return [folder / name for name in contents]
+
+
+def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]:
+    """Exact metrics with their 95 % bootstrap intervals, per log, as JSON values."""
+    return {
+        "data": tables.require_one_dataset(logs),
+        "data_notes": tables.data_notes(logs),
+        "logs": [
+            _log_summary(log, label, radii)
+            for log, label in zip(logs, tables.row_labels(logs), strict=True)
+        ],
+    }
+
+
+def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float]) -> dict[str, Any]:
+    accuracy = certified_accuracy(log.frame, radii)
+    band = bootstrap(certified_at(log.frame, radii))
+    return {
+        "log": str(log.path),
+        "method": label.method,
+        "sigma": label.sigma,
+        "guarantees": {each.value: each.sentence for each in tables.guarantees(log.frame)},
+        "certificate": label.certificate,
+        "images": len(log.frame),
+        "n": tables.draws(log),
+        "amcr": _entry(average_certified_radius(log.frame), bootstrap(certified_radii(log.frame))),
+        "certified_accuracy": [
+            {
+                "radius": float(radius),
+                "value": float(accuracy[i]),
+                "low": float(band.low[i]),
+                "high": float(band.high[i]),
+            }
+            for i, radius in enumerate(radii)
+        ],
+        "nonzero_certified_accuracy": nonzero_certified_accuracy(log.frame),
+        "abstention_rate": abstention_rate(log.frame),
+    }
+
+
+def _entry(value: float, interval: Interval) -> dict[str, float]:
+    return {"value": value, "low": float(interval.low), "high": float(interval.high)}

@@ -1,0 +1,144 @@
+"""Metrics against values computed by hand, intervals against theory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from concert.errors import ConcertError
+from concert.evaluation.metrics import (
+    abstention_rate,
+    average_certified_radius,
+    bootstrap,
+    certified_accuracy,
+    certified_at,
+    certified_radii,
+    nonzero_certified_accuracy,
+    paired_difference,
+)
+
+
+def frame(*rows: tuple[int, int, float], first: int = 0) -> pd.DataFrame:
+    """A frame of (true label, prediction, radius)."""
+    return pd.DataFrame(
+        {
+            "idx": range(first, first + len(rows)),
+            "label": [row[0] for row in rows],
+            "predict": [row[1] for row in rows],
+            "radius": [row[2] for row in rows],
+            "correct": [int(row[0] == row[1]) for row in rows],
+        }
+    )
+
+
+# Correct at 1, 0.5, 0.25 and 0; wrong with a large radius; abstained twice.
+HAND = frame(
+    (0, 0, 1.0), (1, 1, 0.5), (2, 2, 0.25), (3, 3, 0.0), (4, 5, 2.0), (6, -1, 0.0), (7, -1, 0.0)
+)
+
+
+def test_certified_accuracy_by_hand() -> None:
+    radii = [0, 0.25, np.nextafter(0.25, 1), 0.5, 0.75, 1.0, 1.5, 2.0]
+    wanted = [4 / 7, 3 / 7, 2 / 7, 2 / 7, 1 / 7, 1 / 7, 0, 0]
+    assert list(certified_accuracy(HAND, radii)) == wanted
+    assert list(certified_accuracy(HAND, 0.5)) == [2 / 7]
+    assert nonzero_certified_accuracy(HAND) == 3 / 7
+
+
+def test_average_certified_radius_by_hand() -> None:
+    assert average_certified_radius(HAND) == 1.75 / 7
+    assert list(certified_radii(HAND)) == [1.0, 0.5, 0.25, 0, 0, 0, 0]
+
+
+def test_abstention_rate_by_hand() -> None:
+    assert abstention_rate(HAND) == 2 / 7
+
+
+def test_average_certified_radius_is_the_area_under_the_curve() -> None:
+    generator = np.random.default_rng(3)
+    rows = [(0, int(generator.integers(-1, 2)), float(r)) for r in generator.gamma(2, 0.3, 200)]
+    random = frame(*rows)
+    edges = np.unique(np.append(certified_radii(random), 0))
+    area = (np.diff(edges) * certified_accuracy(random, edges[1:])).sum()
+    assert average_certified_radius(random) == pytest.approx(area, rel=1e-12)
+
+
+def test_the_interval_of_a_share_has_binomial_ends() -> None:
+    # The bootstrap distribution of the mean of zeros and ones is Binomial(N, share) / N.
+    values = np.repeat([1.0, 0.0], [130, 370])
+    interval = bootstrap(values, seed=1, resamples=20_000)
+    assert interval.value == 0.26
+    assert interval.low * 500 == pytest.approx(binom.ppf(0.025, 500, 0.26), abs=1)
+    assert interval.high * 500 == pytest.approx(binom.ppf(0.975, 500, 0.26), abs=1)
+
+
+def test_intervals_of_a_curve_are_those_of_its_points() -> None:
+    values = certified_at(HAND, [0.0, 0.5, 1.0])
+    curve = bootstrap(values, seed=5)
+    for i in range(3):
+        point = bootstrap(values[:, i], seed=5)
+        assert (curve.value[i], curve.low[i], curve.high[i]) == (
+            point.value,
+            point.low,
+            point.high,
+        )
+
+
+def test_chunks_in_memory_do_not_show() -> None:
+    # 50,000 images exceed a chunk of 2,000 resamples many times; the interval is the normal one.
+    values = np.random.default_rng(0).normal(1, 2, 50_000)
+    interval = bootstrap(values, seed=2)
+    error = 1.96 * values.std() / np.sqrt(len(values))
+    assert float(interval.high - values.mean()) == pytest.approx(error, rel=0.1)
+    assert float(values.mean() - interval.low) == pytest.approx(error, rel=0.1)
+
+
+def test_intervals_depend_on_the_seed_alone() -> None:
+    values = np.random.default_rng(0).normal(size=100)
+    assert bootstrap(values, seed=1) == bootstrap(values, seed=1)
+    assert bootstrap(values, seed=1).low != bootstrap(values, seed=2).low
+
+
+def test_intervals_cover_the_true_mean_about_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(11)
+    covered = 0
+    for trial in range(400):
+        # Radii as they come: a third fails, the rest is spread; the mean is 2/3 * 0.5.
+        values = np.where(generator.random(150) < 2 / 3, generator.random(150), 0.0)
+        interval = bootstrap(values, seed=trial, resamples=500)
+        covered += bool(interval.low <= 1 / 3 <= interval.high)
+    # 4 standard deviations around 0.95 of 400, and the small bias of percentile intervals.
+    assert 0.90 <= covered / 400 <= 0.99
+
+
+def test_paired_differences_by_hand() -> None:
+    first = frame((0, 0, 1.0), (1, 1, 0.5), (2, 2, 0.5))
+    second = frame((1, 1, 0.25), (2, 3, 9.0), (4, 4, 1.0), first=1)
+    interval = paired_difference(first, second)
+    assert interval.value == (0.25 + 0.5) / 2
+    assert (interval.low, interval.high) == (0.25, 0.5)
+    accuracy = paired_difference(first, second, values=lambda rows: certified_at(rows, [0, 0.5]))
+    assert list(accuracy.value) == [0.5, 1.0]
+
+
+def test_pairing_aligns_images_in_any_order() -> None:
+    first = frame((0, 0, 1.0), (1, 1, 0.5), (2, 2, 0.125))
+    interval = paired_difference(first, first.iloc[::-1])
+    assert (interval.value, interval.low, interval.high) == (0, 0, 0)
+
+
+def test_pairing_resolves_what_separate_intervals_do_not() -> None:
+    radii = np.random.default_rng(0).gamma(2, 0.3, 200)
+    worse = frame(*((0, 0, float(radius)) for radius in radii))
+    better = frame(*((0, 0, float(radius) + 0.01) for radius in radii))
+    assert bootstrap(certified_radii(better)).low < bootstrap(certified_radii(worse)).high
+    assert paired_difference(better, worse).low == pytest.approx(0.01)
+
+
+def test_logs_that_do_not_pair() -> None:
+    with pytest.raises(ConcertError, match="no image in common"):
+        paired_difference(frame((0, 0, 1.0)), frame((0, 0, 1.0), first=7))
+    with pytest.raises(ConcertError, match="give image 1 different labels"):
+        paired_difference(frame((0, 0, 1.0), (1, 1, 1.0)), frame((0, 0, 1.0), (2, 2, 1.0)))

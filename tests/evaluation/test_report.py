@@ -1,0 +1,91 @@
+"""The report folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from concert.certificates import Guarantee
+from concert.errors import ConcertError
+from concert.evaluation.report import write_report
+from concert.log_reading import LoadedLog, read_log
+
+DATA = Path(__file__).parents[1] / "data_files"
+OUTCOMES = [(0, 0, 0.8), (1, 1, 0.5), (2, 3, 5.0), (4, -1, 0.0)]
+NAMES = [
+    "table.txt",
+    "table.csv",
+    "table.md",
+    "table.tex",
+    "sigma_statistics.csv",
+    "runtime.csv",
+    "certified_accuracy.png",
+    "summary.json",
+]
+
+
+def test_a_report_holds_every_file_and_nothing_else(
+    make_log: Callable[..., LoadedLog], tmp_path: Path
+) -> None:
+    notes = {"data": "cifar10", "data_notes": "every 20th image"}
+    logs = [
+        make_log(OUTCOMES, "a", method="Cohen", sigma="0.25", **notes),
+        make_log(OUTCOMES, "b", [Guarantee.FROZEN], method="Concert", box="0.25-0.5", **notes),
+        read_log(DATA / "cohen_seconds.tsv"),
+    ]
+    folder = tmp_path / "new" / "report"
+    paths = write_report(logs, folder)
+    assert paths == [folder / name for name in NAMES]
+    assert sorted(folder.iterdir()) == sorted(paths)
+    text = (folder / "table.txt").read_text()
+    for part in ("Cohen", "frozen-noise", "unknown", "every 20th image"):
+        assert part in text
+        assert part in (folder / "table.md").read_text()
+        assert part in (folder / "table.tex").read_text()
+    assert list(pd.read_csv(folder / "table.csv")["0.50"]) == [0.5, 0.5, 1 / 3]
+    assert list(pd.read_csv(folder / "sigma_statistics.csv")["min"].dropna()) == [0.25, 0.25]
+    assert list(pd.read_csv(folder / "runtime.csv")["N"]) == [4, 4, 3]
+    with Image.open(folder / "certified_accuracy.png") as image:
+        assert image.width > 1000
+    assert write_report(logs, folder) == paths
+
+
+def test_the_summary_by_hand(make_log: Callable[..., LoadedLog], tmp_path: Path) -> None:
+    log = make_log(OUTCOMES, method="Cohen", sigma="0.25", identity={"n": 500})
+    write_report([log], tmp_path / "report", radii=[0.0, 0.75])
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    (entry,) = summary["logs"]
+    assert entry["method"] == "Cohen"
+    assert entry["sigma"] == "0.25"
+    assert entry["guarantees"] == {"deployed": Guarantee.DEPLOYED.sentence}
+    assert (entry["images"], entry["n"]) == (4, 500)
+    assert entry["amcr"]["value"] == pytest.approx(1.3 / 4)
+    assert entry["amcr"]["low"] < 1.3 / 4 < entry["amcr"]["high"]
+    accuracy = entry["certified_accuracy"]
+    assert [(point["radius"], point["value"]) for point in accuracy] == [(0.0, 0.5), (0.75, 0.25)]
+    assert all(0 <= point["low"] <= point["value"] <= point["high"] <= 1 for point in accuracy)
+    assert (entry["nonzero_certified_accuracy"], entry["abstention_rate"]) == (0.5, 0.25)
+
+
+def test_nothing_is_written_for_logs_that_do_not_go_together(
+    make_log: Callable[..., LoadedLog], tmp_path: Path
+) -> None:
+    logs = [make_log(OUTCOMES, name, data=name) for name in ("mnist", "cifar10")]
+    with pytest.raises(ConcertError, match="logs of mnist and cifar10"):
+        write_report(logs, tmp_path / "report")
+    with pytest.raises(ConcertError, match="no logs given"):
+        write_report([], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_cannot_be_written(
+    make_log: Callable[..., LoadedLog], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConcertError, match="cannot write into"):
+        write_report([make_log(OUTCOMES)], tmp_path / "file")
