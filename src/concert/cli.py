@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from jsonargparse import ArgumentParser
 from jsonargparse._actions import ActionConfigFile
@@ -50,7 +50,10 @@ class SamplingFlags:
 
 
 class Parser(ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and which takes no abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ConcertError(_one_line(message, self))
@@ -149,15 +152,19 @@ def _usage() -> str:
 
 def _config_flag(argv: list[str]) -> list[str]:
     """`concert train CONFIG ...`: the first argument that is neither a flag nor a flag's value."""
+    from concert.recipes import find_recipe, recipe_names
+
+    if {"-h", "--help", "--config"} & set(argv):
+        return argv
     for position, argument in enumerate(argv):
         before = argv[position - 1] if position else ""
         is_value = before.startswith("--") and "=" not in before
         if not argument.startswith("-") and not is_value:
-            from concert.recipes import find_recipe
-
             file = str(find_recipe(argument))
             return ["--config", file, *argv[:position], *argv[position + 1 :]]
-    return argv
+    raise ConcertError(
+        f"concert train needs a recipe: a YAML file or one of {', '.join(recipe_names())}"
+    )
 
 
 def _train_parser() -> Parser:
@@ -178,6 +185,9 @@ def _certify_parser() -> Parser:
     parser.add_argument("run", type=Path, help="run or model folder")
     parser.add_argument("--data.name", type=str, default="", help="default: the training data")
     parser.add_argument("--data.path", type=Path | None, default=None, help="folder of the data")
+    parser.add_argument(
+        "--data.size", type=int | None, default=None, help="resize and crop to this"
+    )
     parser.add_argument("--split", type=str, default="test", help="train or test")
     parser.add_argument(
         "--subset", type=str, default="all", help="all, first:N, every:K or random:N:SEED"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from concert.evaluation.certify import CertifySettings, certify_data
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
 from concert.memory import keep_large_blocks
+from concert.records import ABSTAIN
 from concert.runs import load, read_description
 from concert.sampling import SamplingSettings
-from concert.smoothing import ABSTAIN, SmoothedClassifier, decide
+from concert.smoothing import SmoothedClassifier, decide
 from concert.training import train as run_training
 
 INTERRUPTED = 130
@@ -38,6 +41,7 @@ def train(options: Any, argv: list[str]) -> int:
         training=options.training,
         colorizer=options.colorizer,
     )
+    _import_from_here()
     name = Path(str(options.config[0])).stem if options.config else recipe.objective.name
     out = options.out or Path("runs") / recipe.data.name / name
     console = make_console()
@@ -67,7 +71,7 @@ def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
 def certify(options: Any, argv: list[str]) -> int:
     """`concert certify RUN`"""
     description, _ = read_description(options.run)
-    data = _data_of(options.run, description.data, options.data.name, options.data.path)
+    data = _data_of(options.run, description.data, options.data)
     settings = CertifySettings(
         options.split,
         options.subset,
@@ -99,7 +103,7 @@ def certify_with_display(
 ) -> None:
     """Certify with a live table on the console."""
     keep_large_blocks()
-    images = load_images(data.name, settings.split, data.path)
+    images = load_images(data.name, settings.split, data.path, data.size)
     with StopSignal() as stop, CertificationDisplay(console, stop) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command)
 
@@ -162,8 +166,17 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
     return torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1)[None]
 
 
+def _import_from_here() -> None:
+    """Let import paths name modules in the working folder, as `python -m` would."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
 def _load(options: Any) -> SmoothedClassifier:
     sampling = SamplingSettings(options.batch_size, options.vote_margin, options.workers)
+    if options.trust:
+        _import_from_here()
     device = options.accelerator
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -175,11 +188,15 @@ def _load(options: Any) -> SmoothedClassifier:
         ) from None
 
 
-def _data_of(run: Path, trained_on: str, name: str, path: Path | None) -> DataSettings:
+def _data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
     """The data of the flags; what they leave out is that of the training run."""
-    if path is None and name in ("", trained_on):
-        try:
-            path = yaml.safe_load((run / "config.yaml").read_text())["data"].get("path")
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-            path = None
-    return DataSettings(name or trained_on, None if path is None else Path(path))
+    trained: dict[str, Any] = {}
+    if given.name in ("", trained_on):
+        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+            trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
+    path = given.path or trained.get("path")
+    return DataSettings(
+        given.name or trained_on,
+        None if path is None else Path(path),
+        size=given.size or trained.get("size"),
+    )

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from concert.errors import ConcertError
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -20,11 +22,13 @@ class DataSettings:
     name: digits, mnist, cifar10, imagenet, or any name for a folder of your own given by `path`.
     path: a folder with Parquet files or class folders; None looks on the Hugging Face hub.
     subset: training images: all, first:N, every:K or random:N:SEED.
+    size: resize the shorter side to this many pixels and crop the centre; None keeps images as is.
     """
 
     name: str = "digits"
     path: Path | None = None
     subset: str = "all"
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class ObjectiveSettings:
     start_epoch: int | None = None
     classification: Literal["mean_of_log", "log_of_mean"] | None = None
     hinge: Literal["correct", "all"] | None = None
-    early_generator: Literal["trained", "frozen"] | None = None
+    early_generator: Literal["frozen", "trained"] | None = None
     softmax_scale: float | None = None
     share_query: bool | None = None
 
@@ -109,6 +113,22 @@ class TrainingSettings:
     devices: int = 1
     num_nodes: int = 1
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        whole = {"epochs": self.epochs, "batch_size": self.batch_size, "devices": self.devices}
+        for name, count in whole.items():
+            if count < 1:
+                raise ConcertError(f"training.{name} must be at least 1, got {count}")
+        for name in ("lr", "lr_decay", "generator_lr_scale"):
+            if not getattr(self, name) > 0:
+                raise ConcertError(f"training.{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise ConcertError(
+                "training.momentum must lie in [0, 1) and training.weight_decay must not be "
+                f"negative, got {self.momentum} and {self.weight_decay}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise ConcertError(f"training.seed must lie in [0, 2^63), got {self.seed}")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from concert import bounds, certificates
 from concert.errors import ConcertError, nearest
 from concert.noise import NoiseModel
-from concert.records import Certification
+from concert.records import ABSTAIN, Certification
 from concert.sampling import Request, Sampler, SamplingSettings, Votes
 from concert.streams import Domain, Stream, fresh_seed
-
-ABSTAIN = -1
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from concert.errors import ConcertError
+
 DRAWS_PER_BLOCK: Final = 16
 
 
@@ -48,11 +50,17 @@ def source_name(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Stream:
-    """The draws of one image in one domain."""
+    """The draws of one image in one domain; `seed` and `index` lie in [0, 2^63)."""
 
     seed: int
     domain: Domain
     index: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.seed < 2**63 and 0 <= self.index < 2**63):
+            raise ConcertError(
+                f"seed and image index must lie in [0, 2^63), got {self.seed} and {self.index}"
+            )
 
     def fill(self, block: int, lane: int, out: Tensor) -> None:
         """Overwrite `out` (contiguous float32) with the standard normals of one block and lane.

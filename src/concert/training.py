@@ -15,10 +15,11 @@ from typing import Any, Final
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from concert.colorization import EntropyMaps, cached_entropy_maps, entropy_map, load_colorizer
-from concert.config import Recipe, to_dict, to_yaml
+from concert.config import Recipe, TrainingSettings, to_dict, to_yaml
 from concert.data import ImageSet, load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -82,14 +83,9 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     saved). Raises ConcertError if `out` holds a run of another recipe.
     """
     settings, watcher = recipe.training, watcher or Watcher()
-    fabric = Fabric(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        precision=settings.precision,  # type: ignore[arg-type]
-    )
+    fabric = make_fabric(settings)
     fabric.launch()
-    images = load_images(recipe.data.name, "train", recipe.data.path)
+    images = load_images(recipe.data.name, "train", recipe.data.path, recipe.data.size)
     chosen = torch.tensor(subset_indices(len(images), recipe.data.subset))
     objective = build_objective(recipe.objective)
     description = describe(recipe, images.shape, images.num_classes, images.class_names)
@@ -175,6 +171,23 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         save_model(out / "model", description, classifier, noise)
     fabric.barrier()
     return True
+
+
+def make_fabric(settings: TrainingSettings) -> Fabric:
+    """Fabric on the asked devices; one that is not there is one line."""
+    try:
+        return Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            precision=settings.precision,  # type: ignore[arg-type]
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ConcertError(
+            f"cannot train with accelerator '{settings.accelerator}', precision "
+            f"'{settings.precision}' and {settings.devices} device(s): "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from None
 
 
 class EntropySource:

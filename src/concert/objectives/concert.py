@@ -1,7 +1,7 @@
 """The Concert objective: Eqs. 10 to 13 and Algorithm 1 of the paper.
 
-The published equation and algorithm disagree in places; each choice is a setting, its default is
-Eq. 13 and the text where they speak, and docs/errata.md lists them.
+The published equation, algorithm and text disagree in places; each choice is a setting, and
+docs/errata.md lists them with the reason for the default.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class ConcertObjective(Objective):
     `start_epoch`: T of the lazy start, counted from 0.
     `classification`: "mean_of_log" (Eq. 13) or "log_of_mean" (Algorithm 1).
     `hinge`: "correct" (Eq. 9: only images whose soft vote is right) or "all" (Algorithm 1).
-    `early_generator`: before T, the generator is trained by L_c ("trained": the text, alpha and
-    beta are zero) or not at all ("frozen": Algorithm 1).
+    `early_generator`: before T, the generator is not trained ("frozen": Algorithm 1) or trained by
+    L_c ("trained": the text, alpha and beta are zero). L_c alone drives the gate of Eq. 14 into
+    saturation at its lower end, from where the terms that start at T hardly move it.
     `softmax_scale`: multiplies the logits in rhat only (MACER's inverse temperature; 1 as
     published).
     `share_query`: for queried noise, one query serves an image's m copies.
@@ -64,7 +65,7 @@ class ConcertObjective(Objective):
         start_epoch: int = 200,
         classification: Literal["mean_of_log", "log_of_mean"] = "mean_of_log",
         hinge: Literal["correct", "all"] = "correct",
-        early_generator: Literal["trained", "frozen"] = "trained",
+        early_generator: Literal["frozen", "trained"] = "frozen",
         softmax_scale: float = 1.0,
         share_query: bool = True,
     ) -> None:

@@ -1,0 +1,263 @@
+"""The commands as a user gives them: what they write, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from concert.cli import main
+
+COHEN = {
+    "data": {"name": "digits", "subset": "first:256"},
+    "noise": {"kind": "isotropic", "sigma": 0.25},
+    "objective": {"name": "gaussian", "m": 1},
+    "training": {"epochs": 3, "batch_size": 32, "lr": 0.05},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "cohen.yaml").write_text(yaml.safe_dump(COHEN))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    assert main(["train", str(folder / "cohen.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def log(run: Path) -> Path:
+    arguments = ["certify", str(run), "--subset", "first:6", "--n", "200", "--n0", "32"]
+    assert main(arguments) == 0
+    return run / "certify-n200.tsv"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on standard error of a command that must exit with code 2."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("concert: error: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+def test_train_writes_a_run_folder(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "checkpoints", "model"} <= names
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 3
+    header, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 3
+    for column in ("loss", "classification", "robustness", "penalty", "soft_accuracy"):
+        assert column in header.split(",")
+    assert not list(run.rglob("*.pkl")) + list(run.rglob("*.pt"))
+
+
+def test_training_again_is_harmless(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "model" / "weights.safetensors").read_bytes()
+    assert main(["train", str(folder / "cohen.yaml"), "--out", str(run)]) == 0
+    assert "already trained" in capsys.readouterr().out
+    assert (run / "model" / "weights.safetensors").read_bytes() == before
+    assert "training.lr" in fails(
+        capsys, "train", folder / "cohen.yaml", "--out", run, "--training.lr", "0.5"
+    )
+
+
+def test_train_prints_the_cost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--noise.kind",
+        "queried",
+        "--training.epochs",
+        "1",
+        "--objective.name",
+        "gaussian",
+    ]
+    out = ["--out", str(folder / "queried")]
+    assert main(["train", str(folder / "cohen.yaml"), *arguments, *out]) == 0
+    printed = capsys.readouterr().out
+    assert "classifier 2.29 M multiply-adds" in printed
+    assert "generator 0.13" in printed
+
+
+def test_flags_override_the_recipe_wherever_it_stands(folder: Path) -> None:
+    out = folder / "short"
+    arguments = ["train", "--training.epochs", "1", "--out", str(out), str(folder / "cohen.yaml")]
+    assert main(arguments) == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["training"]["epochs"] == 1
+
+
+def test_certify_writes_a_log_and_resumes_it(run: Path, log: Path) -> None:
+    content = log.read_text()
+    assert len(content.splitlines()) == 7
+    description = json.loads(log.with_suffix(".json").read_text())
+    assert description["identity"]["n"] == 200
+    assert description["info"]["guarantee"] == "deployed"
+    log.write_text("".join(content.splitlines(keepends=True)[:4]) + "3\t5")  # a torn fourth line
+    assert main(["certify", str(run), "--subset", "first:6", "--n", "200", "--n0", "32"]) == 0
+
+    def rows(text: str) -> list[list[str]]:
+        cells = [line.split("\t") for line in text.splitlines()]
+        return [row[:5] + row[6:] for row in cells]  # all but the time
+
+    assert rows(log.read_text()) == rows(content)
+
+
+def test_report_prints_and_writes_tables(
+    log: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(log), "--out", str(folder / "report")]) == 0
+    printed = capsys.readouterr().out
+    assert "AMCR" in printed
+    assert "deployed" in printed
+    for name in ("table.txt", "table.csv", "table.md", "table.tex", "certified_accuracy.png"):
+        assert (folder / "report" / name).stat().st_size > 0
+
+
+def test_predict_names_the_class_of_an_image_file(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from concert.data import load_images
+
+    images = load_images("digits", "test")
+    pixels = (images.images([0])[0, 0].numpy() * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "digit.png")
+    assert main(["predict", str(run), str(folder / "digit.png"), "--seed", "3"]) == 0
+    first = capsys.readouterr().out
+    assert "digit.png: " in first
+    assert "/1000 votes for" in first
+    assert main(["predict", str(run), str(folder / "digit.png"), "--seed", "3"]) == 0
+    assert capsys.readouterr().out == first
+    Image.fromarray(pixels).resize((40, 40)).save(folder / "large.png")
+    assert "--resize" in fails(capsys, "predict", run, folder / "large.png")
+    assert main(["predict", str(run), str(folder / "large.png"), "--resize"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"]])
+def test_help_needs_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "concert" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "predict", "report", "demo"])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"concert {command}" in capsys.readouterr().out
+
+
+MISTAKES = [
+    (["trian"], "did you mean 'train'"),
+    (["train"], "needs a recipe"),
+    (["train", "nowhere.yaml"], "no such recipe file"),
+    (["train", "mnist/concert-0.25-cup"], "did you mean 'mnist/concert-0.25-cpu'"),
+    (["train", "COHEN", "--training.epoch", "3"], "--training.epochs"),
+    (["train", "COHEN", "--training.epochs", "many"], "training.epochs"),
+    (["train", "COHEN", "--noise.kind", "isotropc"], "isotropic"),
+    (["train", "COHEN", "--data.path", "nowhere", "--data.name", "mine"], "nowhere"),
+    (["train", "COHEN", "--classifier.name", "lenett"], "did you mean 'lenet'"),
+    (["train", "COHEN", "--classifier.name", "no.such.Module"], "no.such"),
+    (["train", "COHEN", "--noise.low", "0.6", "--noise.kind", "queried"], "sigma box"),
+    (["train", "COHEN", "--training.accelerator", "gpuu"], "gpuu"),
+    (["train", "COHEN", "--training.precision", "8"], "precision"),
+    (["train", "COHEN", "--training.batch_size", "0"], "batch_size"),
+    (["train", "COHEN", "--training.epochs", "0"], "epochs"),
+    (["certify", "nowhere"], "no such folder"),
+    (["certify", "RUN", "--n", "9"], "smallest n that could is 10"),
+    (["certify", "RUN", "--n", "0"], "smallest n that could is 10"),
+    (["certify", "RUN", "--alpha", "2"], "alpha must lie between 0 and 1"),
+    (["certify", "RUN", "--subset", "first"], "unknown subset rule"),
+    (["certify", "RUN", "--subset", "first:100000"], "more than"),
+    (["certify", "RUN", "--split", "validation"], "split"),
+    (["certify", "RUN", "--certificate", "queried"], "isotropic"),
+    (["certify", "RUN", "--batch_size", "100"], "multiple of 16"),
+    (["certify", "RUN", "--accelerator", "nonsense"], "nonsense"),
+    (["certify", "RUN", "--seed", "-1"], "seed"),
+    (["predict", "RUN", "nowhere.png"], "no such file"),
+    (["predict", "RUN", "COHEN"], "as an image"),
+    (["predict", "RUN", "COHEN", "--n", "10"], "as an image"),
+    (["report", "nowhere.tsv"], "nowhere.tsv"),
+    (["report", "COHEN"], "cohen.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_mistake_is_one_line_that_says_what_to_change(
+    arguments: list[str],
+    message: str,
+    run: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"COHEN": str(folder / "cohen.yaml"), "RUN": str(run)}
+    line = fails(capsys, *(names.get(argument, argument) for argument in arguments))
+    assert message in line
+    assert not list(tmp_path.iterdir()), "a refused command must leave nothing behind"
+
+
+def test_no_network_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CONCERT_CACHE", str(folder / "cache"))
+    line = fails(
+        capsys, "train", folder / "cohen.yaml", "--data.name", "mnist", "--out", folder / "offline"
+    )
+    assert "--data.path" in line
+    assert not (folder / "offline").exists()
+
+
+def test_a_model_of_another_shape_or_class_count_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCERT_CACHE", str(tmp_path / "cache"))
+    for size, classes, message in ((28, 3, "10 classes"), (20, 10, "shape")):
+        data = tmp_path / f"{size}"
+        for number in range(classes):
+            target = data / "test" / f"class{number}"
+            target.mkdir(parents=True)
+            Image.fromarray(np.full((size, size), 9 * number, np.uint8)).save(target / "0.png")
+        assert message in fails(
+            capsys, "certify", run, "--data.name", "mine", "--data.path", data, "--n", "50"
+        )
+
+
+def test_code_outside_the_package_needs_trust(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n"
+        "class Small(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    arguments = ["--classifier.name", "own_network.Small", "--out", str(tmp_path / "own")]
+    assert main(["train", str(folder / "cohen.yaml"), *arguments]) == 0
+    certify = ["certify", tmp_path / "own", "--subset", "first:2", "--n", "50"]
+    assert "--trust" in fails(capsys, *certify)
+    assert main([*(str(argument) for argument in certify), "--trust"]) == 0
+
+
+def test_debug_shows_the_traceback(run: Path) -> None:
+    from concert.errors import ConcertError
+
+    with pytest.raises(ConcertError):
+        main(["certify", str(run), "--n", "9", "--debug"])
