@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -148,3 +150,20 @@ def test_a_log_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConcertError, match="seed"):
         certify_data(load(run), run, images, replace(settings, seed=1), tmp_path / "log.tsv")
     assert (tmp_path / "log.tsv").read_bytes() == content
+
+
+def test_an_interrupt_saves_the_state_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "concert", "train", "mnist/cohen-0.25-cpu"]
+    command += ["--data.name", "digits", "--training.batch_size", "16", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1:"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 130
+    assert "the same command goes on" in rest
+    found = load_latest(tmp_path / "checkpoints")
+    assert found is not None
+    assert 1 <= found[1]["epoch"] < 30

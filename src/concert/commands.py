@@ -12,21 +12,19 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
 
+from concert.checks import check_prediction
 from concert.config import DataSettings, Recipe
-from concert.console import CertificationDisplay, StopSignal, TrainingDisplay, make_console
-from concert.data import load_images
+from concert.console import certify_with_display, make_console, train_with_display
 from concert.errors import ConcertError
-from concert.evaluation.certify import CertifySettings, certify_data
+from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
-from concert.memory import keep_large_blocks
 from concert.records import ABSTAIN
 from concert.runs import load, read_description
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
-from concert.training import train as run_training
+from concert.training import claim_folder
 
 INTERRUPTED = 130
 
@@ -47,8 +45,6 @@ def train(options: Any, argv: list[str]) -> int:
     console = make_console()
     if (out / "model" / "config.json").is_file():
         # Still checked: another recipe must not pass for this one.
-        from concert.training import claim_folder
-
         claim_folder(recipe, out)
         console.print(f"{out} is already trained")
     else:
@@ -59,13 +55,6 @@ def train(options: Any, argv: list[str]) -> int:
         console.print(f"trained: {out}")
     console.print(f"next: concert certify {shlex.quote(str(out))}")
     return 0
-
-
-def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
-    """Train with progress on the console; False if it was interrupted."""
-    keep_large_blocks()
-    with StopSignal() as stop, TrainingDisplay(console, stop) as display:
-        return run_training(recipe, out, display)
 
 
 def certify(options: Any, argv: list[str]) -> int:
@@ -92,22 +81,6 @@ def certify(options: Any, argv: list[str]) -> int:
     return 0
 
 
-def certify_with_display(
-    smoothed: SmoothedClassifier,
-    run: Path,
-    data: DataSettings,
-    settings: CertifySettings,
-    log_path: Path,
-    console: Console,
-    command: str = "",
-) -> None:
-    """Certify with a live table on the console."""
-    keep_large_blocks()
-    images = load_images(data.name, settings.split, data.path, data.size)
-    with StopSignal() as stop, CertificationDisplay(console, stop) as display:
-        certify_data(smoothed, run, images, settings, log_path, display, command)
-
-
 def predict(options: Any, argv: list[str]) -> int:
     """`concert predict RUN IMAGE...`"""
     description, _ = read_description(options.run)
@@ -116,7 +89,7 @@ def predict(options: Any, argv: list[str]) -> int:
         [read_image(path, description.shape, options.resize) for path in options.images]
     )
     # Checked before any draw; the votes are then decided exactly as `predict` does.
-    smoothed.check_prediction(options.n, options.alpha)
+    check_prediction(options.n, options.alpha)
     console = make_console()
     for path, votes in zip(
         options.images, smoothed.prediction_votes(images, options.n, options.seed), strict=True

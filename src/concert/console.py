@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -13,8 +14,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from concert.evaluation.certify import CertifyProgress
-from concert.training import StepProgress, Watcher
+from concert.config import DataSettings, Recipe
+from concert.data import load_images
+from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data
+from concert.memory import keep_large_blocks
+from concert.smoothing import SmoothedClassifier
+from concert.training import StepProgress, Watcher, train
 from concert.training_state import EpochMetrics
 
 
@@ -175,3 +180,26 @@ class CertificationDisplay:
 def make_console() -> Console:
     """Standard output, with colours only where it is a terminal."""
     return Console(file=sys.stdout, soft_wrap=True, highlight=False)
+
+
+def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
+    """Train with progress on the console; False if it was interrupted."""
+    keep_large_blocks()
+    with StopSignal() as stop, TrainingDisplay(console, stop) as display:
+        return train(recipe, out, display)
+
+
+def certify_with_display(
+    smoothed: SmoothedClassifier,
+    run: Path,
+    data: DataSettings,
+    settings: CertifySettings,
+    log_path: Path,
+    console: Console,
+    command: str = "",
+) -> None:
+    """Certify with a live table on the console."""
+    keep_large_blocks()
+    images = load_images(data.name, settings.split, data.path, data.size)
+    with StopSignal() as stop, CertificationDisplay(console, stop) as display:
+        certify_data(smoothed, run, images, settings, log_path, display, command)

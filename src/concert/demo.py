@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from concert.commands import certify_with_display, train_with_display
 from concert.config import (
     DataSettings,
     NoiseSettings,
@@ -16,6 +15,7 @@ from concert.config import (
     Recipe,
     TrainingSettings,
 )
+from concert.console import certify_with_display, train_with_display
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from concert import bounds, certificates
-from concert.errors import ConcertError, nearest
+from concert.checks import check_certification, check_images, check_indices, check_prediction
+from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Request, Sampler, SamplingSettings, Votes
@@ -30,35 +31,6 @@ class Timed:
 
     certification: Certification
     seconds: float
-
-
-def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """Images as float32 (B, C, H, W), or a one-line error.
-
-    Accepts one image (C, H, W) too. Values must be finite and in [0, 1].
-    """
-    if images.ndim == 3:
-        images = images[None]
-    if images.ndim != 4:
-        raise ConcertError(
-            f"images must have shape (B, C, H, W) or (C, H, W), got {tuple(images.shape)}"
-        )
-    if shape is not None and tuple(images.shape[1:]) != tuple(shape):
-        raise ConcertError(
-            f"the model takes images of shape {tuple(shape)} (channels, height, width), "
-            f"got {tuple(images.shape[1:])}"
-        )
-    if not images.is_floating_point():
-        raise ConcertError(f"images must be floating point in [0, 1], got {images.dtype}")
-    images = images.float()
-    if not bool(images.isfinite().all()):
-        raise ConcertError("images contain NaN or infinite values")
-    if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
-        raise ConcertError(
-            f"image values must lie in [0, 1], got [{float(images.min()):.4g}, "
-            f"{float(images.max()):.4g}]: scale them, and leave normalisation to the model"
-        )
-    return images
 
 
 class SmoothedClassifier(nn.Module):
@@ -120,20 +92,9 @@ class SmoothedClassifier(nn.Module):
         An answer is wrong about the most probable class with probability at most `alpha`. `seed`
         None draws fresh noise from the operating system, so that it cannot be foreseen.
         """
-        self.check_prediction(n, alpha)
+        check_prediction(n, alpha)
         labels = [decide(votes, alpha) for votes in self.prediction_votes(images, n, seed, indices)]
         return torch.tensor(labels, dtype=torch.int64)
-
-    @staticmethod
-    def check_prediction(n: int, alpha: float) -> None:
-        """Refuse settings at which `predict` always abstains."""
-        _check_error(alpha)
-        fewest = bounds.smallest_deciding_n(alpha)
-        if n < fewest:
-            raise ConcertError(
-                f"n={n} draws can never decide at alpha={alpha}: the smallest n that "
-                f"could is {fewest}"
-            )
 
     def prediction_votes(
         self, images: Tensor, n: int, seed: int | None, indices: Sequence[int] | None = None
@@ -141,7 +102,7 @@ class SmoothedClassifier(nn.Module):
         """The votes that `predict` decides by, one record per image."""
         images = check_images(images, self.shape)
         seed = fresh_seed() if seed is None else seed
-        numbers = _check_indices(indices, len(images))
+        numbers = check_indices(indices, len(images))
         sampler = self.sampler(images.shape[1:])
         return [
             sampler.sample(image, [Request(Stream(seed, Domain.PREDICT, number), n)])[0]
@@ -181,7 +142,7 @@ class SmoothedClassifier(nn.Module):
         """As `certify`, one image at a time, each with its seconds."""
         check_certification(self.noise, n0, n, alpha, certificate)
         images = check_images(images, self.shape)
-        for image, index in zip(images, _check_indices(indices, len(images)), strict=True):
+        for image, index in zip(images, check_indices(indices, len(images)), strict=True):
             start = time.perf_counter()
             certification = self._certify_image(image, index, n0, n, alpha, seed)
             yield Timed(certification, time.perf_counter() - start)
@@ -235,24 +196,6 @@ def decide(votes: Votes, alpha: float) -> int:
     return top if p_value <= alpha else ABSTAIN
 
 
-def check_certification(
-    noise: NoiseModel, n0: int, n: int, alpha: float, certificate: str = "auto"
-) -> None:
-    """Refuse settings that can never certify anything, before any draw is made."""
-    _check_error(alpha)
-    if n0 < 1:
-        raise ConcertError(f"n0 must be at least 1, got {n0}")
-    fewest = bounds.smallest_certifying_n(alpha)
-    if n < fewest:
-        raise ConcertError(
-            f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"
-        )
-    if certificate not in ("auto", noise.certificate):
-        raise ConcertError(
-            nearest(f"certificate for {noise.kind} noise", certificate, ["auto", noise.certificate])
-        )
-
-
 def abstention_reason(k: int, n: int, p_lower: float, alpha: float) -> str:
     """Why an image is not certified, and how many draws would at the observed vote share."""
     needed = bounds.draws_to_certify(k / n, alpha)
@@ -262,16 +205,3 @@ def abstention_reason(k: int, n: int, p_lower: float, alpha: float) -> str:
         else "no n certifies a vote share of at most 1/2"
     )
     return f"p_lower {p_lower:.4f} <= 0.5 from {k} of {n} votes; {advice}"
-
-
-def _check_error(alpha: float) -> None:
-    if not 0.0 < alpha < 1.0:
-        raise ConcertError(f"alpha must lie between 0 and 1, got {alpha}")
-
-
-def _check_indices(indices: Sequence[int] | None, count: int) -> Sequence[int]:
-    if indices is None:
-        return range(count)
-    if len(indices) != count:
-        raise ConcertError(f"got {len(indices)} indices for {count} images")
-    return indices

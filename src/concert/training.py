@@ -16,11 +16,10 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
+from torch import nn
 
-from concert.colorization import EntropyMaps, cached_entropy_maps, entropy_map, load_colorizer
 from concert.config import Recipe, TrainingSettings, to_dict, to_yaml
-from concert.data import ImageSet, load_images, subset_indices
+from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
@@ -34,6 +33,7 @@ from concert.runs import (
     save_model,
 )
 from concert.streams import Domain, keyed_generator
+from concert.training_data import EntropySource
 from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -188,50 +188,6 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
             f"'{settings.precision}' and {settings.devices} device(s): "
             f"{str(error).strip().splitlines()[0]}"
         ) from None
-
-
-class EntropySource:
-    """Training batches with their entropy maps: cached, or computed online for photographs."""
-
-    def __init__(
-        self, recipe: Recipe, images: ImageSet, needed: bool, device: torch.device
-    ) -> None:
-        self.images, self.device = images, device
-        self.needed = needed or recipe.noise.kind == "static"
-        self.maps: EntropyMaps | None = None
-        if self.needed:
-            self.colorizer = load_colorizer(recipe.colorizer).to(device)
-            # A crop of a photograph on disk is not a crop of the stored image, so a stored map does
-            # not fit it.
-            if images.augmentation != "photo" or recipe.noise.kind == "static":
-                self.maps = cached_entropy_maps(images, self.colorizer)
-
-    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Augmented images (B, C, H, W) and their entropy maps (B, 1, H, W), on the device."""
-        if not self.needed:
-            x = self.images.training_images(indices, generator)
-            return self._ready(x), None
-        if self.images.augmentation == "photo":
-            x = self._ready(self.images.training_images(indices, generator))
-            return x, entropy_map(x, self.colorizer)
-        assert self.maps is not None
-        both = self.images.training_images(indices, generator, self.maps.maps(indices))
-        return self._ready(both[:, :-1]), both[:, -1:].to(self.device)
-
-    def _ready(self, x: Tensor) -> Tensor:
-        return x.to(self.device).contiguous(memory_format=torch.channels_last)
-
-    def static_map(self, recipe: Recipe, indices: Tensor) -> Tensor | None:
-        """low + (omega * high - low) * the mean entropy map, (C, H, W), for static noise."""
-        if recipe.noise.kind != "static":
-            return None
-        assert self.maps is not None
-        total = torch.zeros((1, *self.images.shape[1:]), dtype=torch.float64)
-        for part in torch.split(indices, 1024):
-            total += self.maps.maps(part).double().sum(dim=0)
-        low, high = recipe.noise.low, recipe.noise.omega * recipe.noise.high
-        sigma_map = low + (high - low) * (total / len(indices)).float()
-        return sigma_map.expand(self.images.shape[0], -1, -1).contiguous()
 
 
 def claim_folder(recipe: Recipe, out: Path) -> None:

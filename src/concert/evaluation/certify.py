@@ -14,11 +14,12 @@ import yaml
 
 from concert.certificates import Guarantee
 from concert.certification_log import CertificationLog
+from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
 from concert.records import Certification
 from concert.runs import Description, read_description
-from concert.smoothing import SmoothedClassifier, check_certification
+from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, source_name
 
 ENGINE = "torch-eager-float32"
