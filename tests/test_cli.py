@@ -181,6 +181,7 @@ MISTAKES = [
     (["certify", "RUN", "--subset", "first:100000"], "more than"),
     (["certify", "RUN", "--split", "validation"], "split"),
     (["certify", "RUN", "--certificate", "queried"], "isotropic"),
+    (["certify", "RUN", "--stopping", "grib:0"], "did you mean 'grid:R,R'"),
     (["certify", "RUN", "--batch_size", "100"], "multiple of 16"),
     (["certify", "RUN", "--accelerator", "nonsense"], "nonsense"),
     (["certify", "RUN", "--seed", "-1"], "seed"),

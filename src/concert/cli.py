@@ -197,6 +197,9 @@ def _certify_parser() -> Parser:
     parser.add_argument("--alpha", type=float, default=0.001, help="error probability per image")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--certificate", type=str, default="auto", help="auto, or by name")
+    parser.add_argument(
+        "--stopping", type=str, default="full", help="full, relative:EPS or grid:R,R,..."
+    )
     parser.add_argument("--log", type=Path | None, default=None, help="default RUN/certify-nN.tsv")
     parser.add_argument("--trust", action="store_true", help="import the run's own classifier code")
     parser.add_class_arguments(SamplingFlags, None)

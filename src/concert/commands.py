@@ -69,6 +69,7 @@ def certify(options: Any, argv: list[str]) -> int:
         options.alpha,
         options.seed,
         options.certificate,
+        options.stopping,
     )
     log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
     smoothed = _load(options)

@@ -67,11 +67,15 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """The first `n` draws of a stream; `mean_map` asks for the mean sigma map over them."""
+    """Draws `start` to `n` of a stream; `mean_map` asks for the mean sigma map over them.
+
+    `start` is a multiple of the batch size.
+    """
 
     stream: Stream
     n: int
     mean_map: bool = False
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class Sampler:
         jobs = [
             (number, start)
             for number, request in enumerate(requests)
-            for start in range(0, request.n, self.batch_size)
+            for start in range(request.start, request.n, self.batch_size)
         ]
         batches = self._pool.map(lambda job: self._batch(x, sigma, requests[job[0]], job[1]), jobs)
         totals = [
@@ -188,8 +192,8 @@ class Sampler:
         return [
             Votes(
                 total[:-1].cpu().numpy(),
-                request.n,
-                (map_sum / request.n).float().cpu() if request.mean_map else None,
+                request.n - request.start,
+                (map_sum / (request.n - request.start)).float().cpu() if request.mean_map else None,
             )
             for total, map_sum, request in zip(totals, maps, requests, strict=True)
         ]

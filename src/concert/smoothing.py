@@ -12,8 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from concert import bounds, certificates
@@ -22,7 +24,11 @@ from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Request, Sampler, SamplingSettings, Votes
+from concert.stopping import StagedBound, StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
+
+# The share at which Phi^-1 is 1, so that the radius there is the unit of all radii.
+UNIT_SHARE: Final = float(ndtr(1.0))
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,19 @@ class SmoothedClassifier(nn.Module):
         seed: int = 0,
         indices: Sequence[int] | None = None,
         certificate: str = "auto",
+        stopping: str = "full",
     ) -> list[Certification]:
         """One certification per image; see `Certification` for what each says.
 
         `alpha` is the probability, per image, that the statement is wrong. `indices` are the
         images' numbers in their data set and address their noise; they default to 0, 1, ...
+        `stopping` is "full" (all n draws), "relative:EPS" or "grid:R,R,...": `concert.stopping`.
         """
         return [
             timed.certification
-            for timed in self.certify_each(images, n0, n, alpha, seed, indices, certificate)
+            for timed in self.certify_each(
+                images, n0, n, alpha, seed, indices, certificate, stopping
+            )
         ]
 
     def certify_each(
@@ -138,35 +148,56 @@ class SmoothedClassifier(nn.Module):
         seed: int = 0,
         indices: Sequence[int] | None = None,
         certificate: str = "auto",
+        stopping: str = "full",
     ) -> Iterator[Timed]:
         """As `certify`, one image at a time, each with its seconds."""
         check_certification(self.noise, n0, n, alpha, certificate)
+        rule = StoppingRule.parse(stopping)
         images = check_images(images, self.shape)
         for image, index in zip(images, check_indices(indices, len(images)), strict=True):
             start = time.perf_counter()
-            certification = self._certify_image(image, index, n0, n, alpha, seed)
+            certification = self._certify_image(image, index, n0, n, alpha, seed, rule)
             yield Timed(certification, time.perf_counter() - start)
 
     def _certify_image(
-        self, image: Tensor, index: int, n0: int, n: int, alpha: float, seed: int
+        self,
+        image: Tensor,
+        index: int,
+        n0: int,
+        n: int,
+        alpha: float,
+        seed: int,
+        rule: StoppingRule,
     ) -> Certification:
-        # The counts of all classes are kept, so both phases can be sampled together; the candidate
-        # still depends on the selection draws alone.
-        selection, votes = self.sampler(image.shape).sample(
+        sampler = self.sampler(image.shape)
+        stages = rule.stages(n, sampler.batch_size)
+        stream = Stream(seed, Domain.CERTIFY, index)
+        # The counts of all classes are kept, so the first stage can be sampled together with the
+        # selection draws; the candidate still depends on the selection draws alone.
+        selection, votes = sampler.sample(
             image,
             [
                 Request(Stream(seed, Domain.SELECT, index), n0, mean_map=True),
-                Request(Stream(seed, Domain.CERTIFY, index), n),
+                Request(stream, stages.sizes[0]),
             ],
         )
         assert selection.sigma_map is not None
         candidate = int(selection.counts.argmax())
-        p_lower = bounds.clopper_pearson_lower(int(votes.counts[candidate]), n, alpha)
+        counts, used = votes.counts, stages.sizes[0]
+        bound = StagedBound(stages, alpha)
+        p_lower = bound.update(int(counts[candidate]))
+        unit = self.noise.region(UNIT_SHARE, selection.sigma_map, image.numel()).radius
+        for size in stages.sizes[1:]:
+            if rule.stops(bound, int(counts[candidate]), unit):
+                break
+            (more,) = sampler.sample(image, [Request(stream, size, start=used)])
+            counts, used = counts + more.counts, size
+            p_lower = bound.update(int(counts[candidate]))
         dim = image.numel()
         region, reason = self.noise.region(p_lower, selection.sigma_map, dim), ""
         if region.radius <= 0:
             region = certificates.empty(region.certificate, region.guarantee, dim)
-            reason = abstention_reason(int(votes.counts[candidate]), n, p_lower, alpha)
+            reason = abstention_reason(int(counts[candidate]), used, p_lower, alpha)
         low, middle, high = certificates.sigma_statistics(selection.sigma_map)
         return Certification(
             label=ABSTAIN if reason else candidate,
@@ -177,8 +208,8 @@ class SmoothedClassifier(nn.Module):
             axes=region.axes,
             proxy_volume=region.proxy_volume,
             log_volume=region.log_volume,
-            n_used=n,
-            votes=tuple(int(count) for count in votes.counts),
+            n_used=used,
+            votes=tuple(int(count) for count in counts),
             seed=seed,
             index=index,
             candidate=candidate,

@@ -20,6 +20,7 @@ from concert.errors import ConcertError
 from concert.records import Certification
 from concert.runs import Description, read_description
 from concert.smoothing import SmoothedClassifier
+from concert.stopping import StoppingRule
 from concert.streams import DRAWS_PER_BLOCK, source_name
 
 ENGINE = "torch-eager-float32"
@@ -31,7 +32,7 @@ class CertifySettings:
 
     split, subset: which images (all, first:N, every:K or random:N:SEED).
     n0, n: selection and certifying draws; alpha: error probability per image; seed: of the noise.
-    certificate: "auto", the noise model's default.
+    certificate: "auto", the noise model's default. stopping: full, relative:EPS or grid:R,R,...
     """
 
     split: str = "test"
@@ -41,6 +42,7 @@ class CertifySettings:
     alpha: float = 0.001
     seed: int = 0
     certificate: str = "auto"
+    stopping: str = "full"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def certify_data(
     check_certification(
         smoothed.noise, settings.n0, settings.n, settings.alpha, settings.certificate
     )
+    StoppingRule.parse(settings.stopping)
     description, weights = read_description(run)
     if images.shape != description.shape:
         raise ConcertError(
@@ -116,7 +119,7 @@ def certify_data(
         "n": settings.n,
         "alpha": settings.alpha,
         "seed": settings.seed,
-        "stopping": "full",
+        "stopping": settings.stopping,
         "engine": ENGINE,
         "batch_size": sampler.batch_size,
         "draws_per_block": DRAWS_PER_BLOCK,
@@ -154,6 +157,7 @@ def certify_data(
                 settings.seed,
                 [index],
                 settings.certificate,
+                settings.stopping,
             )
             log.append(timed.certification, label, timed.seconds)
             done += 1

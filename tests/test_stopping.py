@@ -1,0 +1,149 @@
+"""Staged bounds stay valid under every stopping rule, and the rules stop when they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, norm
+
+from concert.bounds import clopper_pearson_lower
+from concert.errors import ConcertError
+from concert.stopping import StagedBound, Stages, StoppingRule, next_radius
+
+GRID = "grid:0,0.25,0.5,0.75"
+
+
+def test_reference_path() -> None:
+    stages = Stages((500, 1500, 5000, 15000, 40000, 100000), (0.08, 0.08, 0.12, 0.12, 0.2, 0.4))
+    bound = StagedBound(stages, 0.001)
+    path = {
+        495: 0.960865128917687,
+        1486: 0.9773633465554801,
+        4951: 0.9840076435596986,
+        14850: 0.9866662554423595,
+        39604: 0.9882259937398488,
+        99011: 0.9890168624755438,
+    }
+    for k, lower in path.items():
+        assert bound.update(k) == pytest.approx(lower, rel=1e-8)
+
+
+@given(st.integers(1, 200_000), st.sampled_from([1, 16, 64, 256]))
+def test_standard_stages_are_whole_batches_and_spend_alpha_once(n: int, multiple: int) -> None:
+    stages = Stages.standard(n, multiple)
+    assert stages.sizes[-1] == n
+    assert all(size % multiple == 0 for size in stages.sizes[:-1])
+    assert sum(stages.shares) == pytest.approx(1.0)
+    assert stages.shares[-1] >= 0.4 - 1e-12
+
+
+def test_the_bound_never_falls() -> None:
+    bound = StagedBound(Stages.standard(10_000), 0.001)
+    bound.update(500)
+    high = bound.p_lower
+    assert bound.update(800) == high
+
+
+def run(rule: str, p: float, n: int, alpha: float, unit: float, generator: np.random.Generator):
+    """Simulate one image; the bound and the draws used."""
+    parsed = StoppingRule.parse(rule)
+    bound = StagedBound(parsed.stages(n), alpha)
+    k = used = 0
+    for size in bound.stages.sizes:
+        k += int(generator.binomial(size - used, p))
+        used = size
+        bound.update(k)
+        if parsed.stops(bound, k, unit):
+            break
+    return bound.p_lower, used
+
+
+@pytest.mark.parametrize("rule", ["full", "relative:0.05", GRID])
+@pytest.mark.parametrize("p", [0.55, 0.9, 0.995])
+def test_coverage_under_stopping(rule: str, p: float) -> None:
+    # 3,000 repetitions at alpha = 0.02: twice alpha would give 120 misses, far outside.
+    alpha, repetitions = 0.02, 3000
+    generator = np.random.default_rng(3)
+    misses = sum(run(rule, p, 8000, alpha, 0.25, generator)[0] > p for _ in range(repetitions))
+    assert misses <= binom.ppf(0.9999, repetitions, alpha)
+
+
+def test_coverage_of_the_most_hostile_rule() -> None:
+    # Stops at the first look whose bound is wrong: exactly what the union bound pays for.
+    alpha, p, repetitions = 0.05, 0.9, 4000
+    stages = Stages.standard(20_000)
+    generator = np.random.default_rng(5)
+    steps = np.diff((0, *stages.sizes))
+    misses = 0
+    for _ in range(repetitions):
+        bound = StagedBound(stages, alpha)
+        misses += any(bound.update(int(k)) > p for k in np.cumsum(generator.binomial(steps, p)))
+    assert misses <= binom.ppf(0.9999, repetitions, alpha)
+
+
+def test_the_grid_rule_saves_draws_and_decides_every_radius() -> None:
+    generator = np.random.default_rng(1)
+    unit, n = 0.25, 100_000
+    used = []
+    for p in (0.3, 0.7, 0.9, 0.99, 0.99999):
+        lower, draws = run(GRID, p, n, 0.001, unit, generator)
+        full = clopper_pearson_lower(round(p * n), n, 0.001)
+        used.append(draws)
+        for radius in (0.0, 0.25, 0.5, 0.75):
+            true_radius = unit * norm.ppf(full) if full > 0.5 else -1.0
+            if abs(true_radius - radius) > 0.02:  # away from the grid both procedures agree
+                certified = lower > 0.5 and unit * norm.ppf(lower) >= radius
+                assert certified == (true_radius >= radius)
+    assert np.mean(used) < 0.2 * n
+
+
+def test_relative_stops_within_its_fraction() -> None:
+    generator = np.random.default_rng(2)
+    for p in (0.7, 0.95, 0.99):
+        lower, draws = run("relative:0.1", p, 100_000, 0.001, 1.0, generator)
+        full = clopper_pearson_lower(round(p * 100_000), 100_000, 0.001)
+        assert norm.ppf(lower) >= 0.85 * norm.ppf(full)
+        assert draws < 100_000
+
+
+def test_hopeless_images_are_given_up_on_and_hopeful_ones_are_not() -> None:
+    for rule in ("relative:0.05", GRID):
+        parsed = StoppingRule.parse(rule)
+        bound = StagedBound(parsed.stages(100_000), 0.001)
+        bound.update(150)
+        assert parsed.stops(bound, 150, 0.25)  # 30 % after 500 draws
+        bound = StagedBound(parsed.stages(100_000), 0.001)
+        bound.update(265)
+        assert not parsed.stops(bound, 265, 0.25)  # 53 % may still pass 1/2
+
+
+def test_full_is_plain_clopper_pearson() -> None:
+    parsed = StoppingRule.parse("full")
+    bound = StagedBound(parsed.stages(1000), 0.001)
+    assert bound.update(990) == clopper_pearson_lower(990, 1000, 0.001)
+    assert parsed.stops(bound, 990, 0.25)
+
+
+def test_next_radius() -> None:
+    assert next_radius((0.0, 0.25), 0.0, False) == 0.0
+    assert next_radius((0.0, 0.25), 0.1, True) == 0.25
+    assert next_radius((0.0, 0.25), 0.25, True) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["fulll", "relative", "relative:2", "relative:a", "grid", "grid:-1", "full:1", "grid:inf"],
+)
+def test_nonsense_is_one_line(text: str) -> None:
+    with pytest.raises(ConcertError, match="stopping rule"):
+        StoppingRule.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"), [((), ()), ((5, 5), (0.5, 0.5)), ((5,), (1.1,)), ((5,), (0.0,))]
+)
+def test_impossible_stages(sizes: tuple[int, ...], shares: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="s"):
+        Stages(sizes, shares)
