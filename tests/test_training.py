@@ -198,3 +198,12 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
     config.write_text("{")
     with pytest.raises(ConcertError, match="damaged"):
         load(tmp_path)
+
+
+def test_nothing_but_the_start_epoch_turns_the_penalty_on(tmp_path: Path) -> None:
+    with_penalty = replace(QUERIED, objective=replace(QUERIED.objective, start_epoch=2))
+    without = replace(with_penalty, objective=replace(with_penalty.objective, beta=0.0))
+    train(with_penalty, tmp_path / "with")
+    train(without, tmp_path / "without")
+    first, second = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -10,6 +10,7 @@ References: Cohen, Rosenfeld and Kolter, ICML 2019 (isotropic radius); the paper
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -47,12 +48,18 @@ _SENTENCES: Final = {
 }
 
 
+# Relative; covers SciPy's error in Phi^-1 (6.3e-16 against 40 digits) and that of later products.
+RADIUS_MARGIN: Final = 1e-14
+# Covers the drift of a generator's map between float32 engines (about 1e-7 relative).
+FLOOR_SLACK: Final = 1e-6
+
+
 @dataclass(frozen=True)
 class Region:
-    """A ball or an axis-aligned ellipsoid of perturbations, {delta : sum (delta_i/axes_i)^2 < 1}.
+    """Certified perturbations: the ball of `radius` in `dim` dimensions, and an ellipsoid if any.
 
-    `axes` holds the semi-axes, shape (C, H, W), or is None for a ball of `radius` in `dim`
-    dimensions. `radius` is the largest l2 ball inside the region.
+    `axes` holds the ellipsoid's semi-axes, shape (C, H, W): {delta : sum (delta_i/axes_i)^2 < 1}.
+    A perturbation in either is certified; `radius` is the largest certified l2 ball.
     """
 
     certificate: str
@@ -61,14 +68,24 @@ class Region:
     dim: int
     axes: Tensor | None = None
 
+    def contains(self, delta: Tensor) -> Tensor:
+        """Whether perturbations (C, H, W) or (B, C, H, W) are certified: bool, shape () or (B,)."""
+        single = delta.ndim == 3
+        rows = delta.detach().double().cpu().reshape(1 if single else len(delta), -1)
+        inside = (rows.square().sum(dim=1) < self.radius**2) & (self.radius > 0)
+        if self.axes is not None:
+            inside |= (rows / self.axes.double().reshape(1, -1)).square().sum(dim=1) < 1.0
+        return inside[0] if single else inside
+
     @property
     def proxy_volume(self) -> float:
-        """Geometric mean of the semi-axes: rhat * (prod sigma_i)^(1/d), the paper's Eq. 11."""
-        if self.radius <= 0:
-            return 0.0
-        if self.axes is None:
-            return self.radius
-        return math.exp(float(self.axes.double().log().mean()))
+        """Geometric mean of the semi-axes: rhat * (prod sigma_i)^(1/d), the paper's Eq. 11.
+
+        Of the ball where that is larger than the ellipsoid.
+        """
+        if self.radius <= 0 or self.axes is None:
+            return max(self.radius, 0.0)
+        return max(self.radius, math.exp(float(self.axes.double().log().mean())))
 
     @property
     def log_volume(self) -> float:
@@ -83,7 +100,7 @@ def normalized_radius(p_lower: float) -> float:
     """rhat = Phi^-1(p_lower), rounded down; 0 where p_lower <= 1/2 (Eq. 10, one-sided)."""
     if not 0.0 <= p_lower < 1.0:
         raise ValueError(f"p_lower must lie in [0, 1), got {p_lower}")
-    return 0.0 if p_lower <= 0.5 else math.nextafter(float(ndtri(p_lower)), 0.0)
+    return 0.0 if p_lower <= 0.5 else float(ndtri(p_lower)) * (1.0 - RADIUS_MARGIN)
 
 
 def isotropic_radius(p_lower: float, sigma: float) -> float:
@@ -134,6 +151,41 @@ def queried_ball(p_lower: float, sigma_low: float, dim: int) -> Region:
     """
     radius = isotropic_radius(p_lower, sigma_low)
     return Region("queried-ball", Guarantee.DEPLOYED, radius, dim)
+
+
+def queried_ellipsoid(p_lower: float, floor: Tensor) -> Region:
+    """Ellipsoid with semi-axes floor_i * Phi^-1(p_lower) for noise shaped by a noisy query.
+
+    `floor` (C, H, W) is a map fixed before the certifying draws; `p_lower` bounds the probability
+    that the class is voted for *and* the query's map is at least `floor` at every pixel (truncated
+    counting). Replacing the map by its maximum with `floor` changes no counted vote, and the
+    replaced mechanism has budget ||delta / floor|| at every input: docs/certificates.md.
+    """
+    radius, axes = _ellipsoid(p_lower, floor.double() * (1.0 - FLOOR_SLACK))
+    return Region("queried", Guarantee.DEPLOYED, radius, axes.numel(), axes)
+
+
+def union(certificate: str, first: Region, second: Region) -> Region:
+    """Both of two regions that hold together: the larger ball, and the ellipsoid of either."""
+    if first.guarantee is not second.guarantee or first.dim != second.dim:
+        raise ValueError("only regions with the same guarantee and dimension can be united")
+    certified = [region for region in (first, second) if region.radius > 0]
+    axes = next((region.axes for region in certified if region.axes is not None), None)
+    radius = max(first.radius, second.radius)
+    return Region(certificate, first.guarantee, radius, first.dim, axes)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An event whose probability is bounded from below, and the region that a bound gives.
+
+    The event is a vote for the candidate class and, with `floor`, a sigma map above it everywhere.
+    `alpha_share` is the claim's part of the image's error probability.
+    """
+
+    region: Callable[[float], Region]
+    alpha_share: float = 1.0
+    floor: Tensor | None = None
 
 
 def empty(certificate: str, guarantee: Guarantee, dim: int) -> Region:

@@ -16,6 +16,8 @@ def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
 
     Accepts one image (C, H, W) too. Values must be finite and in [0, 1].
     """
+    if not isinstance(images, Tensor):
+        raise ConcertError(f"images must be a torch tensor, got {type(images).__name__}")
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4:
@@ -52,10 +54,9 @@ def check_certification(
         raise ConcertError(
             f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"
         )
-    if certificate not in ("auto", noise.certificate):
-        raise ConcertError(
-            nearest(f"certificate for {noise.kind} noise", certificate, ["auto", noise.certificate])
-        )
+    if certificate not in ("auto", *noise.certificates):
+        names = ["auto", *noise.certificates]
+        raise ConcertError(nearest(f"certificate for {noise.kind} noise", certificate, names))
 
 
 def check_prediction(n: int, alpha: float) -> None:
@@ -80,4 +81,4 @@ def check_indices(indices: Sequence[int] | None, count: int) -> Sequence[int]:
         return range(count)
     if len(indices) != count:
         raise ConcertError(f"got {len(indices)} indices for {count} images")
-    return indices
+    return [int(index) for index in indices]

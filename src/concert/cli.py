@@ -200,6 +200,9 @@ def _certify_parser() -> Parser:
     parser.add_argument(
         "--stopping", type=str, default="full", help="full, relative:EPS or grid:R,R,..."
     )
+    parser.add_argument(
+        "--n_select", type=int, default=2000, help="generator passes for the queried ellipsoid"
+    )
     parser.add_argument("--log", type=Path | None, default=None, help="default RUN/certify-nN.tsv")
     parser.add_argument("--trust", action="store_true", help="import the run's own classifier code")
     parser.add_class_arguments(SamplingFlags, None)

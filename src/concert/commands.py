@@ -70,6 +70,7 @@ def certify(options: Any, argv: list[str]) -> int:
         options.seed,
         options.certificate,
         options.stopping,
+        options.n_select,
     )
     log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
     smoothed = _load(options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from concert import certificates
-from concert.certificates import Guarantee, Region
+from concert.certificates import Claim, Guarantee, Region
 from concert.errors import ConcertError
 
 
@@ -32,6 +33,11 @@ class NoiseModel(nn.Module, ABC):
     certificate: str
     guarantee: Guarantee
     lanes: int = 1
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """The names of the certificates that this noise offers, the default first."""
+        return (self.certificate,)
 
     def prepare(self, images: Tensor) -> Tensor | None:
         """The sigma maps (B, C, H, W) that depend on clean images only, computed once; or None."""
@@ -66,6 +72,21 @@ class NoiseModel(nn.Module, ABC):
     @abstractmethod
     def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
         """The certified region; `sigma_map` is the image's, or the mean over selection draws."""
+
+    def needs_floor(self, certificate: str) -> bool:
+        """Whether the certificate rests on a map fixed before the certifying draws."""
+        return False
+
+    def claims(
+        self, certificate: str, sigma_map: Tensor, floor: Tensor | None = None
+    ) -> tuple[Claim, ...]:
+        """What is claimed about an image (C, H, W), given its (mean) sigma map and the floor."""
+        return (Claim(lambda p_lower: self.region(p_lower, sigma_map, sigma_map.numel())),)
+
+    def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
+        """The sigma maps of draws whose first lane is `normals`."""
+        maps: Tensor = self(images, (normals,) * self.lanes)[1]
+        return maps
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -126,6 +147,11 @@ class StaticNoise(NoiseModel):
         self.register_buffer("sigma_map", sigma_map.float())
 
     def prepare(self, images: Tensor) -> Tensor | None:
+        if self.sigma_map.shape != images.shape[1:]:
+            raise ConcertError(
+                f"the sigma map has shape {tuple(self.sigma_map.shape)}, the images have "
+                f"{tuple(images.shape[1:])}: they must be equal"
+            )
         return self.sigma_map.expand_as(images)
 
     def forward(
@@ -207,8 +233,9 @@ class QueriedNoise(NoiseModel):
     def shape_noise(self, images: Tensor, xi: Tensor) -> Tensor:
         """The map tau (B, C, H, W) for a query's normals xi."""
         query = torch.add(images, xi, alpha=self.query_sigma)
-        # The certificate rests on this bound, so it must not rest on the generator's own clamp.
-        tau: Tensor = self.generator(query).clamp(self.low, self.high)
+        # The certificate rests on this bound, so it must not rest on the generator's own clamp, nor
+        # on a precision in which the bounds would be rounded.
+        tau: Tensor = self.generator(query).float().clamp(self.low, self.high)
         return tau
 
     def copies(
@@ -223,6 +250,28 @@ class QueriedNoise(NoiseModel):
         )
         eps = _normal_like(repeated, generator)
         return self.combine(repeated, shared_xi, eps, spread), tau
+
+    def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
+        return self.shape_noise(images, normals)
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        return (self.certificate, "queried")
+
+    def needs_floor(self, certificate: str) -> bool:
+        return certificate == "queried"
+
+    def claims(
+        self, certificate: str, sigma_map: Tensor, floor: Tensor | None = None
+    ) -> tuple[Claim, ...]:
+        """The ball, or with certificate "queried" the ball and the ellipsoid at alpha/2 each."""
+        (ball,) = super().claims(certificate, sigma_map)
+        if floor is None:
+            return (ball,)
+        return (
+            replace(ball, alpha_share=0.5),
+            Claim(lambda p: certificates.queried_ellipsoid(p, floor), 0.5, floor),
+        )
 
     def combine(self, images: Tensor, xi: Tensor, eps: Tensor, tau: Tensor) -> Tensor:
         """The noisy copy z for a given map tau."""

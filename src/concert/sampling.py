@@ -13,7 +13,6 @@ else is sampled before, after or beside it.
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +22,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from concert.errors import ConcertError
-from concert.memory import channels_last
+from concert.inference import check_classifier, inference_copy
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK, Stream
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class SamplingSettings:
             raise ConcertError(
                 f"batch_size must be a multiple of {DRAWS_PER_BLOCK}, got {self.batch_size}"
             )
+        if self.workers < 0:
+            raise ConcertError(f"workers must not be negative, got {self.workers}")
         if not self.vote_margin >= 0:
             raise ConcertError(f"vote_margin must not be negative, got {self.vote_margin}")
 
@@ -67,57 +65,44 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """Draws `start` to `n` of a stream; `mean_map` asks for the mean sigma map over them.
+    """Draws `start` to `n` of a stream; `start` is a multiple of the batch size.
 
-    `start` is a multiple of the batch size.
+    `mean_map` asks for the mean sigma map over them. `floor` (C, H, W) asks to count separately the
+    votes of draws whose sigma map is at least `floor` at every pixel.
     """
 
     stream: Stream
     n: int
     mean_map: bool = False
     start: int = 0
+    floor: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Votes:
-    """`counts` (K,) of `n` draws (the rest were within the margin), and the mean sigma map."""
+    """`counts` (K,) of `n` draws (the rest were within the margin), and the mean sigma map.
+
+    `joint` (K,): the votes of draws whose sigma map was above the request's floor.
+    """
 
     counts: NDArray[np.int64]
     n: int
     sigma_map: Tensor | None = None
+    joint: NDArray[np.int64] | None = None
 
 
-def count_votes(logits: Tensor, margin: float) -> Tensor:
+def count_votes(logits: Tensor, margin: float, counted: Tensor | None = None) -> Tensor:
     """Votes per class and, last, undecided draws: (K + 1,) int64 from logits (B, K).
 
-    A draw whose top-1 to top-2 gap is below `margin`, or whose logits are not finite, is undecided.
+    A draw whose top-1 to top-2 gap is below `margin`, or whose logits are not finite, is undecided;
+    so is one outside the mask `counted` (B,).
     """
     top = logits.float().topk(2, dim=1)
     decided = (top.values[:, 0] - top.values[:, 1] >= margin) & logits.isfinite().all(dim=1)
+    if counted is not None:
+        decided &= counted
     ballots = torch.where(decided, top.indices[:, 0], logits.shape[1])
     return torch.bincount(ballots, minlength=logits.shape[1] + 1)
-
-
-def inference_copy(classifier: nn.Module, probe: Tensor) -> nn.Module:
-    """A private copy in evaluation mode, batch norm folded, channels-last.
-
-    Folding is kept only if the copy agrees with the original on a probe batch (B, C, H, W) to
-    within 1e-4 of the logits' scale; a model that cannot be traced is used unfolded.
-    """
-    plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
-    with torch.inference_mode():
-        wanted = plain(probe)
-        try:
-            folded = channels_last(fuse(plain))
-            got = folded(probe)
-        except Exception as error:
-            log.debug("batch norm not folded: %s", error)
-            return plain
-    scale = max(1.0, float(wanted.abs().max()))
-    if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=0, atol=1e-4 * scale):
-        log.debug("batch norm not folded: the folded copy differs")
-        return plain
-    return folded
 
 
 class Sampler:
@@ -136,15 +121,13 @@ class Sampler:
         self.margin = settings.vote_margin
         self.batch_size = settings.resolved_batch_size(shape, device)
         probe = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+        # Noise is drawn and added in float32, then cast to the classifier's own precision.
+        floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
+        self.dtype = next(floats, torch.float32)
+        probe = probe.to(self.dtype)
+        check_classifier(classifier, probe, num_classes)
         self.classifier = inference_copy(classifier, probe)
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False)
-        with torch.inference_mode():
-            logits = self.classifier(probe)
-        if logits.shape != (2, num_classes):
-            raise ConcertError(
-                f"the classifier gives outputs of shape {tuple(logits.shape[1:])} for images of "
-                f"shape {shape}, but num_classes is {num_classes}"
-            )
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.workers = settings.workers or threads
         self._threads = max(1, threads // self.workers)
@@ -170,46 +153,86 @@ class Sampler:
 
     def sample(self, image: Tensor, requests: Sequence[Request]) -> list[Votes]:
         """The votes of each request, all for one image (C, H, W)."""
+        x = self._ready(image)
         with torch.inference_mode():
-            x = image.to(self.device)[None].contiguous(memory_format=torch.channels_last)
             sigma = self.noise.prepare(x)
+        if sigma is not None and not bool((sigma.isfinite() & (sigma > 0)).all()):
+            raise ConcertError(
+                "the generator's sigma map is not positive and finite: its weights are damaged"
+            )
         jobs = [
             (number, start)
             for number, request in enumerate(requests)
             for start in range(request.start, request.n, self.batch_size)
         ]
         batches = self._pool.map(lambda job: self._batch(x, sigma, requests[job[0]], job[1]), jobs)
-        totals = [
-            torch.zeros(self.num_classes + 1, dtype=torch.int64, device=self.device)
-            for _ in requests
-        ]
+        # Row 0 counts all votes, row 1 those above the floor.
+        size = (2, self.num_classes + 1)
+        totals = [torch.zeros(size, dtype=torch.int64, device=self.device) for _ in requests]
         # Summed in the order of the draws, so that the workers' timing cannot change a rounding.
         maps = [torch.zeros(self.shape, dtype=torch.float64, device=self.device) for _ in requests]
         for (number, _), (counts, map_sum) in zip(jobs, batches, strict=True):
             totals[number] += counts
             if map_sum is not None:
                 maps[number] += map_sum
-        return [
-            Votes(
-                total[:-1].cpu().numpy(),
-                request.n - request.start,
-                (map_sum / (request.n - request.start)).float().cpu() if request.mean_map else None,
-            )
-            for total, map_sum, request in zip(totals, maps, requests, strict=True)
-        ]
+        results = []
+        for total, map_sum, request in zip(totals, maps, requests, strict=True):
+            votes, joint = total[:, :-1].cpu().numpy()
+            n = request.n - request.start
+            mean = (map_sum / n).float().cpu() if request.mean_map else None
+            results.append(Votes(votes, n, mean, None if request.floor is None else joint))
+        return results
+
+    def sigma_maps(self, image: Tensor, stream: Stream, n: int) -> tuple[Tensor, Tensor]:
+        """How the sigma map of one image varies over the first n draws, without the classifier.
+
+        Returns the mean map (C, H, W) and each draw's largest relative dip below it, (n,): the map
+        is at least (1 - dip) times the mean at every pixel.
+        """
+        x = self._ready(image)
+        starts = range(0, n, self.batch_size)
+        total = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+        for maps in self._pool.map(lambda start: self._maps(x, stream, start, n), starts):
+            total += maps.double().sum(dim=0)
+        mean = (total / n).float()
+
+        # Drawn again instead of kept, so that memory does not grow with n.
+        def dips(start: int) -> Tensor:
+            return 1.0 - (self._maps(x, stream, start, n) / mean).flatten(1).amin(dim=1)
+
+        return mean.cpu(), torch.cat(list(self._pool.map(dips, starts))).cpu()
+
+    def _ready(self, image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return image.to(self.device)[None].contiguous(memory_format=torch.channels_last)
+
+    def _draw(self, stream: Stream, start: int, lanes: int) -> tuple[Tensor, ...]:
+        """Fill this worker's buffers with the draws from `start` on."""
+        for lane, base in enumerate(self._scratch.bases[:lanes]):
+            for offset in range(0, self.batch_size, DRAWS_PER_BLOCK):
+                block = (start + offset) // DRAWS_PER_BLOCK
+                stream.fill(block, lane, base[offset : offset + DRAWS_PER_BLOCK])
+        normals: tuple[Tensor, ...] = self._scratch.normals
+        return normals
+
+    @torch.inference_mode()
+    def _maps(self, x: Tensor, stream: Stream, start: int, n: int) -> Tensor:
+        """Sigma maps (B, C, H, W) of one batch of draws."""
+        maps = self.noise.sigma_map_of(x, self._draw(stream, start, lanes=1)[0])
+        return maps.expand(self.batch_size, *self.shape)[: n - start]
 
     @torch.inference_mode()
     def _batch(
         self, x: Tensor, sigma: Tensor | None, request: Request, start: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Votes (K + 1,) of one batch of draws, and the sum of their sigma maps (C, H, W)."""
+        """Votes (2, K + 1) of one batch of draws, and the sum of their sigma maps (C, H, W)."""
         valid = min(self.batch_size, request.n - start)
-        for lane, base in enumerate(self._scratch.bases):
-            for offset in range(0, self.batch_size, DRAWS_PER_BLOCK):
-                block = (start + offset) // DRAWS_PER_BLOCK
-                request.stream.fill(block, lane, base[offset : offset + DRAWS_PER_BLOCK])
-        noisy, used = self.noise(x, self._scratch.normals, sigma)
-        counts = count_votes(self.classifier(noisy)[:valid], self.margin)
-        if not request.mean_map:
-            return counts, None
-        return counts, used.expand_as(noisy)[:valid].double().sum(dim=0)
+        noisy, used = self.noise(x, self._draw(request.stream, start, self.noise.lanes), sigma)
+        logits = self.classifier(noisy.to(self.dtype))[:valid]
+        counts = count_votes(logits, self.margin)
+        joint = torch.zeros_like(counts)
+        if request.floor is not None:
+            above = (used >= request.floor.to(used.device)).flatten(1).all(dim=1)
+            joint = count_votes(logits, self.margin, above.expand(self.batch_size)[:valid])
+        map_sum = used.expand_as(noisy)[:valid].double().sum(dim=0) if request.mean_map else None
+        return torch.stack([counts, joint]), map_sum

@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
 import torch
-from scipy.special import ndtr
 from torch import Tensor, nn
 
 from concert import bounds, certificates
@@ -24,11 +23,10 @@ from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Request, Sampler, SamplingSettings, Votes
-from concert.stopping import StagedBound, StoppingRule
+from concert.selection import stable_floor
+from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
-
-# The share at which Phi^-1 is 1, so that the radius there is the unit of all radii.
-UNIT_SHARE: Final = float(ndtr(1.0))
+from concert.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,10 @@ class SmoothedClassifier(nn.Module):
             )
         return self._sampler
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The hot loop's threads can be neither copied nor pickled; it is built again when needed.
+        return {**self.__dict__, "_sampler": None}
+
     def refresh(self) -> None:
         """Forget the private inference copy; call it after changing weights or device."""
         if self._sampler is not None:
@@ -125,17 +127,19 @@ class SmoothedClassifier(nn.Module):
         indices: Sequence[int] | None = None,
         certificate: str = "auto",
         stopping: str = "full",
+        n_select: int = 2000,
     ) -> list[Certification]:
         """One certification per image; see `Certification` for what each says.
 
         `alpha` is the probability, per image, that the statement is wrong. `indices` are the
         images' numbers in their data set and address their noise; they default to 0, 1, ...
         `stopping` is "full" (all n draws), "relative:EPS" or "grid:R,R,...": `concert.stopping`.
+        `certificate` "queried" adds the ellipsoid; its map comes from `n_select` generator passes.
         """
         return [
             timed.certification
             for timed in self.certify_each(
-                images, n0, n, alpha, seed, indices, certificate, stopping
+                images, n0, n, alpha, seed, indices, certificate, stopping, n_select
             )
         ]
 
@@ -149,14 +153,18 @@ class SmoothedClassifier(nn.Module):
         indices: Sequence[int] | None = None,
         certificate: str = "auto",
         stopping: str = "full",
+        n_select: int = 2000,
     ) -> Iterator[Timed]:
         """As `certify`, one image at a time, each with its seconds."""
         check_certification(self.noise, n0, n, alpha, certificate)
         rule = StoppingRule.parse(stopping)
+        name = self.noise.certificate if certificate == "auto" else certificate
         images = check_images(images, self.shape)
         for image, index in zip(images, check_indices(indices, len(images)), strict=True):
             start = time.perf_counter()
-            certification = self._certify_image(image, index, n0, n, alpha, seed, rule)
+            certification = self._certify_image(
+                image, index, n0, n, alpha, seed, name, rule, n_select
+            )
             yield Timed(certification, time.perf_counter() - start)
 
     def _certify_image(
@@ -167,38 +175,36 @@ class SmoothedClassifier(nn.Module):
         n: int,
         alpha: float,
         seed: int,
+        certificate: str,
         rule: StoppingRule,
+        n_select: int,
     ) -> Certification:
         sampler = self.sampler(image.shape)
-        stages = rule.stages(n, sampler.batch_size)
-        stream = Stream(seed, Domain.CERTIFY, index)
-        # The counts of all classes are kept, so the first stage can be sampled together with the
-        # selection draws; the candidate still depends on the selection draws alone.
-        selection, votes = sampler.sample(
-            image,
-            [
-                Request(Stream(seed, Domain.SELECT, index), n0, mean_map=True),
-                Request(stream, stages.sizes[0]),
-            ],
-        )
-        assert selection.sigma_map is not None
+        choice = Stream(seed, Domain.SELECT, index)
+        (selection,) = sampler.sample(image, [Request(choice, n0, mean_map=True)])
         candidate = int(selection.counts.argmax())
-        counts, used = votes.counts, stages.sizes[0]
-        bound = StagedBound(stages, alpha)
-        p_lower = bound.update(int(counts[candidate]))
-        unit = self.noise.region(UNIT_SHARE, selection.sigma_map, image.numel()).radius
-        for size in stages.sizes[1:]:
-            if rule.stops(bound, int(counts[candidate]), unit):
+        sigma_map, floor = selection.sigma_map, None
+        assert sigma_map is not None
+        if self.noise.needs_floor(certificate):
+            sigma_map, dips = sampler.sigma_maps(image, choice, n_select)
+            share = int(selection.counts[candidate]) / n0
+            floor = stable_floor(sigma_map, dips, share, n, 0.5 * alpha)
+
+        claims = self.noise.claims(certificate, sigma_map, floor)
+        stages = rule.stages(n, sampler.batch_size)
+        tally = Tally(claims, stages, alpha, candidate, self.num_classes)
+        stream = Stream(seed, Domain.CERTIFY, index)
+        for size in stages.sizes:
+            (votes,) = sampler.sample(image, [Request(stream, size, start=tally.n, floor=floor)])
+            tally.add(votes, rule)
+            if tally.finished:
                 break
-            (more,) = sampler.sample(image, [Request(stream, size, start=used)])
-            counts, used = counts + more.counts, size
-            p_lower = bound.update(int(counts[candidate]))
-        dim = image.numel()
-        region, reason = self.noise.region(p_lower, selection.sigma_map, dim), ""
+        region, p_lower = tally.region()
+        reason = ""
         if region.radius <= 0:
-            region = certificates.empty(region.certificate, region.guarantee, dim)
-            reason = abstention_reason(int(counts[candidate]), used, p_lower, alpha)
-        low, middle, high = certificates.sigma_statistics(selection.sigma_map)
+            region = certificates.empty(region.certificate, region.guarantee, image.numel())
+            reason = abstention_reason(int(tally.counts[candidate]), tally.n, p_lower, alpha)
+        low, middle, high = certificates.sigma_statistics(sigma_map)
         return Certification(
             label=ABSTAIN if reason else candidate,
             radius=region.radius,
@@ -208,8 +214,8 @@ class SmoothedClassifier(nn.Module):
             axes=region.axes,
             proxy_volume=region.proxy_volume,
             log_volume=region.log_volume,
-            n_used=used,
-            votes=tuple(int(count) for count in counts),
+            n_used=tally.n,
+            votes=tuple(int(count) for count in tally.counts),
             seed=seed,
             index=index,
             candidate=candidate,

@@ -33,6 +33,7 @@ class CertifySettings:
     split, subset: which images (all, first:N, every:K or random:N:SEED).
     n0, n: selection and certifying draws; alpha: error probability per image; seed: of the noise.
     certificate: "auto", the noise model's default. stopping: full, relative:EPS or grid:R,R,...
+    n_select: generator passes that choose the queried ellipsoid's map.
     """
 
     split: str = "test"
@@ -43,6 +44,7 @@ class CertifySettings:
     seed: int = 0
     certificate: str = "auto"
     stopping: str = "full"
+    n_select: int = 2000
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def certify_data(
             f"{images.num_classes}"
         )
     indices = subset_indices(len(images), settings.subset)
+    certificate = settings.certificate
+    if certificate == "auto":
+        certificate = smoothed.noise.certificate
     sampler = smoothed.sampler(images.shape)
     identity = {
         "weights": weights,
@@ -114,7 +119,7 @@ def certify_data(
             "images": len(images),
         },
         "subset": settings.subset,
-        "certificate": smoothed.noise.certificate,
+        "certificate": certificate,
         "n0": settings.n0,
         "n": settings.n,
         "alpha": settings.alpha,
@@ -126,6 +131,8 @@ def certify_data(
         "noise_source": source_name(sampler.device),
         "vote_margin": sampler.margin,
     }
+    if smoothed.noise.needs_floor(certificate):
+        identity["n_select"] = settings.n_select
     info = {
         **describe_method(run, description),
         "guarantee": smoothed.noise.guarantee.value,
@@ -158,6 +165,7 @@ def certify_data(
                 [index],
                 settings.certificate,
                 settings.stopping,
+                settings.n_select,
             )
             log.append(timed.certification, label, timed.seconds)
             done += 1

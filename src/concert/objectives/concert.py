@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from concert.errors import ConcertError
+from concert.errors import ConcertError, nearest
 from concert.noise import NoiseModel
 from concert.objectives.base import LossTerms, Objective
 
@@ -71,11 +71,18 @@ class ConcertObjective(Objective):
     ) -> None:
         if m < 1:
             raise ConcertError(f"m must be at least 1, got {m}")
-        if min(alpha, beta, kappa) < 0 or softmax_scale <= 0:
+        if not all(value >= 0 for value in (alpha, beta, kappa)) or not softmax_scale > 0:
             raise ConcertError(
                 "alpha, beta and kappa must not be negative and softmax_scale must be positive, "
                 f"got alpha={alpha}, beta={beta}, kappa={kappa}, softmax_scale={softmax_scale}"
             )
+        for name, choice, valid in (
+            ("classification", classification, ("mean_of_log", "log_of_mean")),
+            ("hinge", hinge, ("correct", "all")),
+            ("early_generator", early_generator, ("frozen", "trained")),
+        ):
+            if choice not in valid:
+                raise ConcertError(nearest(f"choice for {name}", str(choice), valid))
         self.m, self.alpha, self.beta, self.kappa = m, alpha, beta, kappa
         self.start_epoch = start_epoch
         self.classification, self.hinge = classification, hinge

@@ -1,0 +1,63 @@
+"""Counting the votes of one image stage by stage, and what they certify so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from scipy.special import ndtr
+
+from concert.certificates import Claim, Region, union
+from concert.sampling import Votes
+from concert.stopping import StagedBound, Stages, StoppingRule
+
+# The share at which Phi^-1 is 1, so that the radius there is the unit of all radii.
+UNIT_SHARE: Final = float(ndtr(1.0))
+
+
+class Tally:
+    """The votes so far and a running bound for each claim; all claims hold together.
+
+    `n` draws have been counted, `counts` (K,) are the votes, `finished` says whether to stop.
+    """
+
+    def __init__(
+        self,
+        claims: Sequence[Claim],
+        stages: Stages,
+        alpha: float,
+        candidate: int,
+        num_classes: int,
+    ) -> None:
+        self.claims, self.candidate = claims, candidate
+        self.bounds = [StagedBound(stages, claim.alpha_share * alpha) for claim in claims]
+        self.units = [claim.region(UNIT_SHARE).radius for claim in claims]
+        self.counts = np.zeros(num_classes, dtype=np.int64)
+        self.joint = np.zeros(num_classes, dtype=np.int64)
+        self.n = 0
+        self.finished = False
+
+    def add(self, votes: Votes, rule: StoppingRule) -> None:
+        """Count a stage's votes, update every bound and ask the rule; all must be content."""
+        self.n += votes.n
+        self.counts += votes.counts
+        if votes.joint is not None:
+            self.joint += votes.joint
+        content = []
+        for claim, bound, unit in zip(self.claims, self.bounds, self.units, strict=True):
+            k = int((self.counts if claim.floor is None else self.joint)[self.candidate])
+            bound.update(k)
+            content.append(rule.stops(bound, k, unit))
+        self.finished = all(content)
+
+    def region(self) -> tuple[Region, float]:
+        """The certified region, and the lower bound that its radius rests on."""
+        regions = [
+            claim.region(bound.p_lower)
+            for claim, bound in zip(self.claims, self.bounds, strict=True)
+        ]
+        best = max(range(len(regions)), key=lambda number: regions[number].radius)
+        if len(regions) == 1:
+            return regions[0], self.bounds[0].p_lower
+        return union(regions[1].certificate, regions[0], regions[1]), self.bounds[best].p_lower
