@@ -43,13 +43,20 @@ def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
 
 
 def check_certification(
-    noise: NoiseModel, n0: int, n: int, alpha: float, certificate: str = "auto"
+    noise: NoiseModel,
+    n0: int,
+    n: int,
+    alpha: float,
+    certificate: str = "auto",
+    n_select: int = 2000,
 ) -> None:
     """Refuse settings that can never certify anything, before any draw is made."""
     check_alpha(alpha)
-    if n0 < 1:
-        raise ConcertError(f"n0 must be at least 1, got {n0}")
-    fewest = bounds.smallest_certifying_n(alpha)
+    for name, count in (("n0", n0), ("n_select", n_select)):
+        if count < 1:
+            raise ConcertError(f"{name} must be at least 1, got {count}")
+    # Two claims are made at alpha/2 each.
+    fewest = bounds.smallest_certifying_n(alpha / 2 if noise.needs_floor(certificate) else alpha)
     if n < fewest:
         raise ConcertError(
             f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"

@@ -16,19 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def check_classifier(classifier: nn.Module, probe: Tensor, num_classes: int) -> None:
-    """Refuse a classifier that does not map the probe (2, C, H, W) to logits (2, num_classes)."""
+    """Refuse a classifier that does not map the probe (2, C, H, W) to logits (2, num_classes).
+
+    The classifier is in evaluation mode.
+    """
     shape = tuple(probe.shape[1:])
-    training = classifier.training
     try:
         with torch.inference_mode():
-            logits = classifier.eval()(probe)
+            logits = classifier(probe)
     except RuntimeError as error:
         raise ConcertError(
             f"the classifier does not take images of shape {shape} (channels, height, width): "
             f"{str(error).splitlines()[0]}"
         ) from error
-    finally:
-        classifier.train(training)
     if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
         found = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConcertError(
@@ -37,13 +37,15 @@ def check_classifier(classifier: nn.Module, probe: Tensor, num_classes: int) -> 
         )
 
 
-def inference_copy(classifier: nn.Module, probe: Tensor) -> nn.Module:
+def inference_copy(classifier: nn.Module, probe: Tensor, num_classes: int) -> nn.Module:
     """A private copy in evaluation mode, batch norm folded, channels-last.
 
     Folding is kept only if the copy agrees with the original on a probe batch (B, C, H, W) to
-    within 1e-4 of the logits' scale; a model that cannot be traced is used unfolded.
+    within 1e-4 of the logits' scale; a model that cannot be traced is used unfolded. Raises
+    ConcertError if the classifier does not fit the probe or the number of classes.
     """
     plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
+    check_classifier(plain, probe, num_classes)
     with torch.inference_mode():
         wanted = plain(probe)
         try:

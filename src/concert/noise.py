@@ -66,7 +66,7 @@ class NoiseModel(nn.Module, ABC):
         spread = None if sigma is None else sigma.repeat_interleave(m, dim=0)
         noisy, used = self(repeated, normals, spread)
         if sigma is not None:
-            return noisy, sigma
+            return noisy, sigma.expand_as(images)
         return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
 
     @abstractmethod
@@ -94,7 +94,7 @@ class NoiseModel(nn.Module, ABC):
 
 
 def _check_sigma(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and float(np.float32(value)) > 0):
         raise ConcertError(f"{name} must be a positive number, got {value}")
     return float(value)
 
@@ -139,12 +139,13 @@ class StaticNoise(NoiseModel):
 
     def __init__(self, sigma_map: Tensor) -> None:
         super().__init__()
+        sigma_map = sigma_map.float()
         if sigma_map.ndim != 3 or not bool((sigma_map > 0).all() & sigma_map.isfinite().all()):
             raise ConcertError(
                 "the sigma map must have shape (C, H, W) and positive, finite entries, "
                 f"got shape {tuple(sigma_map.shape)}"
             )
-        self.register_buffer("sigma_map", sigma_map.float())
+        self.register_buffer("sigma_map", sigma_map)
 
     def prepare(self, images: Tensor) -> Tensor | None:
         if self.sigma_map.shape != images.shape[1:]:
@@ -249,7 +250,7 @@ class QueriedNoise(NoiseModel):
             tensor.repeat_interleave(m, dim=0) for tensor in (images, xi, tau)
         )
         eps = _normal_like(repeated, generator)
-        return self.combine(repeated, shared_xi, eps, spread), tau
+        return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
 
     def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
         return self.shape_noise(images, normals)

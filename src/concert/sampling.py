@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from concert.errors import ConcertError
-from concert.inference import check_classifier, inference_copy
+from concert.inference import inference_copy
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK, Stream
 
@@ -125,8 +125,7 @@ class Sampler:
         floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
         self.dtype = next(floats, torch.float32)
         probe = probe.to(self.dtype)
-        check_classifier(classifier, probe, num_classes)
-        self.classifier = inference_copy(classifier, probe)
+        self.classifier = inference_copy(classifier, probe, num_classes)
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False)
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.workers = settings.workers or threads
@@ -153,6 +152,9 @@ class Sampler:
 
     def sample(self, image: Tensor, requests: Sequence[Request]) -> list[Votes]:
         """The votes of each request, all for one image (C, H, W)."""
+        if any(request.start % self.batch_size for request in requests):
+            # Another start would draw the beginning of its batch a second time.
+            raise ValueError(f"a request must start at a multiple of {self.batch_size} draws")
         x = self._ready(image)
         with torch.inference_mode():
             sigma = self.noise.prepare(x)

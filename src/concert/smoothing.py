@@ -10,9 +10,9 @@ is unsound (docs/errata.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,9 @@ class SmoothedClassifier(nn.Module):
 
     `classifier`: any module from images (B, C, H, W) in [0, 1] plus noise to logits (B, K);
     normalisation is a layer inside it. It is used in evaluation mode. `shape` fixes the images'
-    (C, H, W); without it the first images decide.
+    (C, H, W); without it any shape that the classifier takes will do. The hot loop works on a
+    copy of the weights; moving the model or loading a state into it makes a new one, after other
+    changes of weights call `refresh`.
     """
 
     def __init__(
@@ -80,6 +82,16 @@ class SmoothedClassifier(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # The hot loop's threads can be neither copied nor pickled; it is built again when needed.
         return {**self.__dict__, "_sampler": None}
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        self.refresh()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
+        """As torch's, and forgets the private inference copy."""
+        self.refresh()
+        return super().load_state_dict(*arguments, **settings)
 
     def refresh(self) -> None:
         """Forget the private inference copy; call it after changing weights or device."""
@@ -156,7 +168,7 @@ class SmoothedClassifier(nn.Module):
         n_select: int = 2000,
     ) -> Iterator[Timed]:
         """As `certify`, one image at a time, each with its seconds."""
-        check_certification(self.noise, n0, n, alpha, certificate)
+        check_certification(self.noise, n0, n, alpha, certificate, n_select)
         rule = StoppingRule.parse(stopping)
         name = self.noise.certificate if certificate == "auto" else certificate
         images = check_images(images, self.shape)
@@ -203,7 +215,7 @@ class SmoothedClassifier(nn.Module):
         reason = ""
         if region.radius <= 0:
             region = certificates.empty(region.certificate, region.guarantee, image.numel())
-            reason = abstention_reason(int(tally.counts[candidate]), tally.n, p_lower, alpha)
+            reason = tally.reason()
         low, middle, high = certificates.sigma_statistics(sigma_map)
         return Certification(
             label=ABSTAIN if reason else candidate,
@@ -231,14 +243,3 @@ def decide(votes: Votes, alpha: float) -> int:
     second, top = (int(k) for k in votes.counts.argsort(kind="stable")[-2:])
     p_value = bounds.binomial_p_value(int(votes.counts[top]), int(votes.counts[second]))
     return top if p_value <= alpha else ABSTAIN
-
-
-def abstention_reason(k: int, n: int, p_lower: float, alpha: float) -> str:
-    """Why an image is not certified, and how many draws would at the observed vote share."""
-    needed = bounds.draws_to_certify(k / n, alpha)
-    advice = (
-        f"n={needed} would certify at this vote share"
-        if needed
-        else "no n certifies a vote share of at most 1/2"
-    )
-    return f"p_lower {p_lower:.4f} <= 0.5 from {k} of {n} votes; {advice}"

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtr
 
+from concert.bounds import draws_to_certify
 from concert.certificates import Claim, Region, union
 from concert.sampling import Votes
 from concert.stopping import StagedBound, Stages, StoppingRule
@@ -61,3 +62,19 @@ class Tally:
         if len(regions) == 1:
             return regions[0], self.bounds[0].p_lower
         return union(regions[1].certificate, regions[0], regions[1]), self.bounds[best].p_lower
+
+    def reason(self) -> str:
+        """Why nothing is certified, and how many draws would at the observed share.
+
+        Speaks of the first claim, whose event is the vote alone, at the last look's error.
+        """
+        k, bound = int(self.counts[self.candidate]), self.bounds[0]
+        alpha = bound.stages.shares[-1] * bound.alpha
+        needed = draws_to_certify(k / self.n, alpha)
+        if needed is None:
+            advice = "no n certifies a vote share of at most 1/2"
+        elif needed <= bound.stages.sizes[-1]:
+            advice = "sampling stopped early by the stopping rule"
+        else:
+            advice = f"n={needed} would certify at this vote share"
+        return f"p_lower {bound.p_lower:.4f} <= 0.5 from {k} of {self.n} votes; {advice}"

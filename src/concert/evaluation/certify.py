@@ -89,7 +89,12 @@ def certify_data(
     images that do not fit the model; and for a log of another run.
     """
     check_certification(
-        smoothed.noise, settings.n0, settings.n, settings.alpha, settings.certificate
+        smoothed.noise,
+        settings.n0,
+        settings.n,
+        settings.alpha,
+        settings.certificate,
+        settings.n_select,
     )
     StoppingRule.parse(settings.stopping)
     description, weights = read_description(run)
