@@ -1,0 +1,100 @@
+"""What every noise model can do."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from concert.certificates import Claim, Guarantee, Region
+from concert.errors import ConcertError
+
+
+class NoiseModel(nn.Module, ABC):
+    """Base of the noise models.
+
+    Attributes: `kind` (its name in configurations), `certificate` (the default one), `guarantee` of
+    that certificate, `lanes` (independent standard normals per draw).
+    """
+
+    kind: str
+    certificate: str
+    guarantee: Guarantee
+    lanes: int = 1
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        """The names of the certificates that this noise offers, the default first."""
+        return (self.certificate,)
+
+    def prepare(self, images: Tensor) -> Tensor | None:
+        """The sigma maps (B, C, H, W) that depend on clean images only, computed once; or None."""
+        return None
+
+    @abstractmethod
+    def forward(
+        self, images: Tensor, normals: tuple[Tensor, ...], sigma: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy copies and the sigma maps they used (broadcastable to them).
+
+        `images` and each of `normals` broadcast to (B, C, H, W); `sigma` is what `prepare` gave.
+        """
+
+    def copies(
+        self, images: Tensor, m: int, generator: torch.Generator, share_query: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """`m` noisy copies per image for training, and the sigma maps they used.
+
+        Copies of one image are adjacent: (B * m, C, H, W). The maps are (B, C, H, W) where the
+        copies of an image share one, (B * m, C, H, W) where they do not.
+        """
+        repeated = images.repeat_interleave(m, dim=0)
+        normals = tuple(normal_like(repeated, generator) for _ in range(self.lanes))
+        sigma = self.prepare(images)
+        spread = None if sigma is None else sigma.repeat_interleave(m, dim=0)
+        noisy, used = self(repeated, normals, spread)
+        if sigma is not None:
+            return noisy, sigma.expand_as(images)
+        return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
+
+    @abstractmethod
+    def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
+        """The certified region; `sigma_map` is the image's, or the mean over selection draws."""
+
+    def needs_floor(self, certificate: str) -> bool:
+        """Whether the certificate rests on a map fixed before the certifying draws."""
+        return False
+
+    def claims(
+        self, certificate: str, sigma_map: Tensor, floor: Tensor | None = None
+    ) -> tuple[Claim, ...]:
+        """What is claimed about an image (C, H, W), given its (mean) sigma map and the floor."""
+        return (Claim(lambda p_lower: self.region(p_lower, sigma_map, sigma_map.numel())),)
+
+    def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
+        """The sigma maps of draws whose first lane is `normals`."""
+        maps: Tensor = self(images, (normals,) * self.lanes)[1]
+        return maps
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything but tensors that rebuilds the model, for a run's configuration."""
+
+
+def check_sigma(name: str, value: float) -> float:
+    if not (math.isfinite(value) and float(np.float32(value)) > 0):
+        raise ConcertError(f"{name} must be a positive number, got {value}")
+    return float(value)
+
+
+def as_drawn(sigma: float) -> float:
+    """The largest value no greater than `sigma` and its float32 rounding, in which it is used."""
+    return min(sigma, float(np.float32(sigma)))
+
+
+def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(images.shape, generator=generator, device=images.device)
