@@ -1,0 +1,187 @@
+"""The recipes in configs/: complete, as their names and the paper say, and able to train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from concert.cli import PARSERS
+from concert.config import Recipe
+from concert.data import MEAN_STD
+from concert.noise import NoiseModel
+from concert.recipes import find_recipe, recipe_names, recipes_folder
+from concert.runs import build_base, build_noise, build_objective, describe
+from concert.training_state import make_optimizer
+
+SHAPES = {
+    "mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "imagenet": ((3, 224, 224), 1000),
+}
+# Section 4 of the paper: the box of a name, and per data set the classifier and the schedule.
+BOXES = {"0.25": (0.25, 0.5), "0.5": (0.5, 1.0), "1.0": (1.0, 1.5)}
+CLASSIFIERS = {"mnist": "lenet", "cifar10": "resnet110", "imagenet": "resnet50"}
+SCHEDULES = {
+    "mnist": (300, [100, 200], 200),
+    "cifar10": (300, [100, 200], 200),
+    "imagenet": (120, [30, 60, 90], 60),
+}
+FAMILIES = ("concert", "concert-generated", "cohen")
+SCALED = ("concert", "cohen")
+
+NAMES = recipe_names()
+SMALL = [name for name in NAMES if not name.startswith("imagenet")]
+PHOTOGRAPHS = [name for name in NAMES if name.startswith("imagenet")]
+CONCERT = [name for name in NAMES if "/concert-" in name]
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe as `concert train` reads it."""
+    parser = PARSERS["train"]()
+    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
+    return Recipe(
+        options.data,
+        options.classifier,
+        options.noise,
+        options.objective,
+        options.training,
+        options.colorizer,
+    )
+
+
+def parts(name: str) -> tuple[str, str, str, bool]:
+    """Data set, family, box and whether it is scaled: mnist/concert-generated-0.25-cpu."""
+    data, _, rest = name.partition("/")
+    scaled = rest.endswith("-cpu")
+    family, _, box = rest.removesuffix("-cpu").rpartition("-")
+    return data, family, box, scaled
+
+
+def test_every_recipe_of_the_paper_is_there_and_no_other() -> None:
+    published = {f"{d}/{f}-{box}" for d in SHAPES for f in FAMILIES for box in BOXES}
+    scaled = {f"{d}/{f}-{box}-cpu" for d in SHAPES for f in SCALED for box in BOXES}
+    assert set(NAMES) == published | scaled
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_contents_are_what_the_name_says(name: str) -> None:
+    recipe, (data, family, box, scaled) = load_recipe(name), parts(name)
+    assert recipe.data.name == data
+    assert recipe.data.path is None
+    assert recipe.objective.name == ("gaussian" if family == "cohen" else "concert")
+    kind = {"cohen": "isotropic", "concert": "queried", "concert-generated": "generated"}[family]
+    assert recipe.noise.kind == kind
+    if family == "cohen":
+        assert recipe.noise.sigma == float(box)
+    else:
+        assert (recipe.noise.low, recipe.noise.high) == BOXES[box]
+        assert recipe.noise.generator == ("coarse" if kind == "queried" else "paper")
+        assert recipe.noise.query_sigma is None
+    if not scaled or data == "imagenet":
+        assert recipe.classifier.name == CLASSIFIERS[data]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_file_begins_by_saying_what_it_is(name: str) -> None:
+    first, second, third = find_recipe(name).read_text().splitlines()[:3]
+    assert first.startswith("# ")
+    assert second.startswith("# ")
+    assert not third.startswith("#")
+    low, high = BOXES[parts(name)[2]]
+    said = f"sigma = {low}" if parts(name)[1] == "cohen" else f"box ({low}, {high})"
+    assert said in first
+
+
+@pytest.mark.parametrize("name", [name for name in CONCERT if not name.endswith("-cpu")])
+def test_published_recipes_have_the_papers_numbers(name: str) -> None:
+    recipe, data = load_recipe(name), parts(name)[0]
+    epochs, milestones, start = SCHEDULES[data]
+    assert (recipe.training.epochs, recipe.training.milestones) == (epochs, milestones)
+    assert (recipe.training.lr, recipe.training.lr_decay) == (0.01, 0.1)
+    assert recipe.training.batch_size == 128
+    assert recipe.training.generator_lr_scale == 1.0
+    assert recipe.objective.start_epoch == start
+    weights = recipe.objective.alpha, recipe.objective.beta, recipe.objective.kappa
+    assert weights == (6.0, 1.0, 8.0)
+    assert recipe.data.subset == "all"
+
+
+@pytest.mark.parametrize("name", [f"{d}/cohen-{box}" for d in SHAPES for box in BOXES])
+def test_published_baselines_have_cohens_numbers(name: str) -> None:
+    training = load_recipe(name).training
+    small = name.startswith("mnist")
+    assert (training.epochs, training.milestones, training.lr_decay) == (90, [30, 60], 0.1)
+    assert (training.lr, training.batch_size) == ((0.01, 256) if small else (0.1, 400))
+    assert (training.momentum, training.weight_decay) == (0.9, 1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schedule_fits_into_the_epochs(name: str) -> None:
+    recipe = load_recipe(name)
+    milestones = recipe.training.milestones
+    assert milestones == sorted(set(milestones))
+    assert milestones[0] > 0
+    assert milestones[-1] < recipe.training.epochs
+    if "/concert-" in name:
+        assert recipe.objective.start_epoch is not None
+        assert 0 < recipe.objective.start_epoch < recipe.training.epochs
+
+
+def take_a_step(name: str, batch: int, m: int) -> tuple[float, list[float], NoiseModel]:
+    """The loss of one step with all terms on, how far every parameter moved, and the noise."""
+    recipe, (shape, num_classes) = load_recipe(name), SHAPES[parts(name)[0]]
+    if recipe.objective.m is not None:
+        recipe = replace(recipe, objective=replace(recipe.objective, m=min(m, recipe.objective.m)))
+    class_names = tuple(str(number) for number in range(num_classes))
+    description = describe(recipe, shape, num_classes, class_names)
+    mean_std = MEAN_STD[recipe.data.name]
+    assert description.classifier["mean"] == (None if mean_std is None else list(mean_std[0]))
+    draws = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classifier = build_base(description, trust=False).train()
+        noise = build_noise(description.noise, shape).train()
+    optimizer = make_optimizer(recipe.training, classifier, noise)
+    trained = [*classifier.parameters(), *noise.parameters()]
+    before = [parameter.detach().clone() for parameter in trained]
+    terms = build_objective(recipe.objective)(
+        classifier,
+        noise,
+        torch.rand((batch, *shape), generator=draws),
+        torch.randint(num_classes, (batch,), generator=draws),
+        torch.rand((batch, 1, *shape[1:]), generator=draws),
+        recipe.objective.start_epoch or 0,
+        draws,
+    )
+    terms.total.backward()
+    optimizer.step()
+    pairs = zip(trained, before, strict=True)
+    moved = [float((new.detach() - old).abs().max()) for new, old in pairs]
+    return float(terms.total.detach()), moved, noise
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_step_of_training(name: str) -> None:
+    loss, moved, noise = take_a_step(name, batch=2, m=4)
+    assert 0 < loss < float("inf")
+    assert all(0 < distance < float("inf") for distance in moved)
+    assert noise.guarantee.value == ("frozen-noise" if "generated" in name else "deployed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_a_step_of_training_on_photographs(name: str) -> None:
+    loss, moved, _ = take_a_step(name, batch=2, m=1)
+    assert 0 < loss < float("inf")
+    assert all(distance < float("inf") for distance in moved)
+    assert max(moved) > 0
+
+
+def test_recipes_are_found_by_name_and_by_path() -> None:
+    path = find_recipe("mnist/concert-0.25-cpu")
+    assert path == recipes_folder() / "mnist" / "concert-0.25-cpu.yaml"
+    assert find_recipe("configs/mnist/concert-0.25-cpu.yaml").samefile(path)
+    assert find_recipe(str(Path(path))) == path
