@@ -443,7 +443,7 @@ def test_a_generator_that_fails_never_gets_a_vote(damaged: str) -> None:
 def test_batch_norm_is_folded_and_changes_nothing() -> None:
     classifier = convolutional()
     probe = torch.rand(2, *SHAPE)
-    folded = inference_copy(classifier, probe, classifier(probe).shape[1])
+    folded = inference_copy(classifier, probe, classifier(probe).shape[1], 1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert not folded.training
     images = torch.rand(50, *SHAPE) + torch.randn(50, *SHAPE)
@@ -462,7 +462,7 @@ def test_batch_norm_is_folded_and_changes_nothing() -> None:
 )
 def test_a_classifier_that_cannot_be_folded_is_used_as_it_is(classifier: nn.Module) -> None:
     probe = torch.rand(2, *SHAPE)
-    plain = inference_copy(classifier, probe, classifier(probe).shape[1])
+    plain = inference_copy(classifier, probe, classifier(probe).shape[1], 1e-4)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in plain.modules()) == 2
     with torch.no_grad():
         assert torch.allclose(plain(probe), copy.deepcopy(classifier).eval()(probe), atol=1e-5)

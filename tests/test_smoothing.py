@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import re
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -631,3 +634,33 @@ def test_a_damaged_generator_of_frozen_noise_is_one_line(output: float) -> None:
     noise = GeneratedNoise(Function(lambda x: torch.full_like(x, output)))
     with pytest.raises(ConcertError, match="sigma"):
         smoothed(HalfSpace(-50.0), noise).certify(images(1), n=50)
+
+
+def test_a_change_of_noise_or_weights_is_never_answered_by_stale_copies() -> None:
+    model = smoothed(HalfSpace(0.25), IsotropicNoise(0.25))
+    (before,) = model.certify(images(1), n=200)
+    model.noise.sigma = 0.5
+    (after,) = model.certify(images(1), n=200)
+    (fresh,) = smoothed(HalfSpace(0.25), IsotropicNoise(0.5)).certify(images(1), n=200)
+    assert after == fresh
+    assert after != before
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images(1)[0].numel(), 2))
+    model = smoothed(linear, IsotropicNoise(0.25))
+    model.predict(images(1), n=50, seed=0)
+    with torch.no_grad():
+        linear[1].weight.zero_()
+        linear[1].bias.copy_(torch.tensor([0.0, 9.0]))
+    assert model.predict(images(1), n=50, seed=0).tolist() == [1]
+
+
+def test_used_models_leave_no_threads_behind() -> None:
+    before = threading.active_count()
+    for _ in range(5):
+        model = smoothed(HalfSpace(0.25))
+        model.predict(images(1), n=50, seed=0)
+        del model
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before

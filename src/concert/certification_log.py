@@ -134,7 +134,7 @@ def _open_locked(path: Path) -> FileIO:
         except BlockingIOError:
             file.close()
             raise ConcertError(
-                f"{path} is in use by another process: wait for it, or give another --out"
+                f"{path} is in use by another process: wait for it, or give another --log"
             ) from None
         except OSError as error:  # a file system without locks
             log.debug("%s is not locked: %s", path, error)
@@ -144,7 +144,7 @@ def _open_locked(path: Path) -> FileIO:
 
 def _run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Any]:
     """The description of the log at `path`, if it is the run with this identity."""
-    remedy = f"give another --out, or delete {path}"
+    remedy = f"give another --log, or delete {path}"
     if not content.startswith(HEADER + b"\n"):
         raise ConcertError(f"{path} is not a certification log of this version: {remedy}")
     try:

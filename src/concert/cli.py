@@ -37,7 +37,7 @@ INTERRUPTED: Final = 130
 class SamplingFlags:
     """How draws are made.
 
-    accelerator: auto, cpu, cuda, mps or any torch device.
+    accelerator: auto, cpu, cuda or another torch device with float64.
     batch_size: draws per forward pass, a multiple of 16; 0 chooses by image size.
     vote_margin: a draw votes only if its two largest logits differ by at least this.
     workers: sampling threads; 0 chooses.
@@ -106,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"concert: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        print(f"concert: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("concert: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        return 1
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -154,7 +159,7 @@ def _config_flag(argv: list[str]) -> list[str]:
     """`concert train CONFIG ...`: the first argument that is neither a flag nor a flag's value."""
     from concert.recipes import find_recipe, recipe_names
 
-    if {"-h", "--help", "--config"} & set(argv):
+    if any(flag.split("=")[0] in ("-h", "--help", "--config") for flag in argv):
         return argv
     for position, argument in enumerate(argv):
         before = argv[position - 1] if position else ""

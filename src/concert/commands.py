@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from concert.checks import check_prediction
 from concert.config import DataSettings, Recipe
@@ -108,7 +108,7 @@ def report(options: Any, argv: list[str]) -> int:
     """`concert report LOG...`"""
     files = write_report([read_log(path) for path in options.logs], options.out)
     console = make_console()
-    console.print((options.out / "table.txt").read_text())
+    console.print((options.out / "table.txt").read_text(encoding="utf-8"))
     console.print("written: " + ", ".join(str(file) for file in files))
     return 0
 
@@ -125,6 +125,8 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
     channels, height, width = shape
     try:
         with Image.open(path) as file:
+            if file.mode[0] in "IF":
+                raise ConcertError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
             picture = file.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
     except FileNotFoundError:
         raise ConcertError(f"no such file: {path}") from None
@@ -136,7 +138,7 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
                 f"{path} is {picture.size[0]} x {picture.size[1]}, the model takes {width} x "
                 f"{height}: resize it, or pass --resize"
             )
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.float32) / 255.0
     return torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1)[None]
 

@@ -179,7 +179,7 @@ class CertificationDisplay:
 
 def make_console() -> Console:
     """Standard output, with colours only where it is a terminal."""
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    return Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False)
 
 
 def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:

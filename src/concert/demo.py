@@ -55,9 +55,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
         if quick:
             recipe = shortened(recipe)
         console.rule(f"{name}: training on digits")
-        if not (run / "model" / "config.json").is_file() and not train_with_display(
-            recipe, run, console
-        ):
+        if not train_with_display(recipe, run, console):
             return INTERRUPTED
         console.rule(f"{name}: certifying held-out images")
         log_path = run / "certify.tsv"
@@ -65,7 +63,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
         logs.append(read_log(log_path))
     files = write_report(logs, out / "report")
     console.rule("comparison")
-    console.print((out / "report" / "table.txt").read_text())
+    console.print((out / "report" / "table.txt").read_text(encoding="utf-8"))
     console.print(f"report: {out / 'report'} ({', '.join(file.name for file in files)})")
     console.print(
         f"\n{time.monotonic() - began:.0f} s. Radii are capped by the number of draws; more draws, "

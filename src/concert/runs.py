@@ -148,16 +148,28 @@ def build_base(description: Description, trust: bool) -> nn.Module:
     )
 
 
-def save_model(
-    folder: Path, description: Description, classifier: nn.Module, noise: NoiseModel
-) -> None:
-    """Write weights, then the description with their hash; with it, the folder is whole."""
+def weights_file(classifier: nn.Module, noise: NoiseModel) -> bytes:
+    """The content of a weights file; its hash identifies the weights."""
     tensors = {
         f"{prefix}.{name}": tensor.detach().cpu().contiguous()
         for prefix, module in (("classifier", classifier), ("noise", noise))
         for name, tensor in module.state_dict().items()
     }
-    content = save_tensors(tensors, metadata={"format": "pt"})
+    return save_tensors(tensors, metadata={"format": "pt"})
+
+
+def save_model(
+    folder: Path,
+    description: Description,
+    classifier: nn.Module,
+    noise: NoiseModel,
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights, then the description with their hash; with it, the folder is whole.
+
+    `inputs`: hashes of what the model was trained on, kept for the record.
+    """
+    content = weights_file(classifier, noise)
     write_atomically(folder / WEIGHTS, content)
     text = {
         "format": FORMAT,
@@ -168,6 +180,7 @@ def save_model(
         "shape": list(description.shape),
         "class_names": list(description.class_names),
         "data": description.data,
+        "trained_on": dict(inputs or {}),
     }
     write_atomically(folder / CONFIG, json.dumps(text, indent=2) + "\n")
 
@@ -222,6 +235,14 @@ def load(
     folder = model_folder(Path(path))
     description, digest = read_description(folder)
     try:
+        classifier = build_base(description, trust)
+        noise = build_noise(description.noise, description.shape)
+    except (KeyError, TypeError) as error:
+        raise ConcertError(
+            f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}): train again or "
+            "restore it"
+        ) from None
+    try:
         content = (folder / WEIGHTS).read_bytes()
     except OSError as error:
         raise ConcertError(f"cannot read {folder / WEIGHTS}: {error.strerror}") from None
@@ -230,8 +251,6 @@ def load(
             f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}; train again or "
             "restore it"
         )
-    classifier = build_base(description, trust)
-    noise = build_noise(description.noise, description.shape)
     try:
         tensors = load_tensors(content)
         for prefix, module in (("classifier", classifier), ("noise", noise)):

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from concert.errors import ConcertError
-from concert.inference import inference_copy
+from concert.inference import full_precision, inference_copy
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK, Stream
 
@@ -120,35 +121,47 @@ class Sampler:
         self.num_classes, self.shape, self.device = num_classes, shape, device
         self.margin = settings.vote_margin
         self.batch_size = settings.resolved_batch_size(shape, device)
-        probe = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)).to(device)
         # Noise is drawn and added in float32, then cast to the classifier's own precision.
         floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
         self.dtype = next(floats, torch.float32)
-        probe = probe.to(self.dtype)
-        self.classifier = inference_copy(classifier, probe, num_classes)
-        self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand((8, *shape), generator=generator)
+        probe += 0.25 * torch.randn(probe.shape, generator=generator)
+        with full_precision(device):
+            self.classifier = inference_copy(
+                classifier, probe.to(device, self.dtype), num_classes, 0.25 * self.margin
+            )
+        self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False).float()
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.workers = settings.workers or threads
         self._threads = max(1, threads // self.workers)
         self._scratch = threading.local()
-        self._pool = ThreadPoolExecutor(self.workers, initializer=self._start_worker)
+        self._pool = ThreadPoolExecutor(self.workers)
+
+    @property
+    def engine(self) -> str:
+        """What computes the logits, for the log: two engines may differ in rare votes."""
+        folded = "-folded" if isinstance(self.classifier, GraphModule) else ""
+        return f"torch-eager-{str(self.dtype).removeprefix('torch.')}{folded}"
 
     def close(self) -> None:
         """End the worker threads."""
         self._pool.shutdown()
 
-    def _start_worker(self) -> None:
-        if self.device.type == "cpu":
-            torch.set_num_threads(self._threads)
-        channels, height, width = self.shape
-        # Contiguous (B, H, W, C) memory seen as (B, C, H, W) is channels-last, and filling it in
-        # memory order is several times faster than filling a permuted tensor.
-        bases = [
-            torch.zeros(self.batch_size, height, width, channels, device=self.device)
-            for _ in range(self.noise.lanes)
-        ]
-        self._scratch.bases = bases
-        self._scratch.normals = tuple(base.permute(0, 3, 1, 2) for base in bases)
+    def _bases(self) -> list[Tensor]:
+        """This worker's noise buffers, one a lane, made at its first batch."""
+        if not hasattr(self._scratch, "bases"):
+            if self.device.type == "cpu":
+                torch.set_num_threads(self._threads)
+            channels, height, width = self.shape
+            # Contiguous (B, H, W, C) memory seen as (B, C, H, W) is channels-last, and filling it
+            # in memory order is several times faster than filling a permuted tensor.
+            self._scratch.bases = [
+                torch.zeros(self.batch_size, height, width, channels, device=self.device)
+                for _ in range(self.noise.lanes)
+            ]
+        bases: list[Tensor] = self._scratch.bases
+        return bases
 
     def sample(self, image: Tensor, requests: Sequence[Request]) -> list[Votes]:
         """The votes of each request, all for one image (C, H, W)."""
@@ -167,7 +180,10 @@ class Sampler:
             for number, request in enumerate(requests)
             for start in range(request.start, request.n, self.batch_size)
         ]
-        batches = self._pool.map(lambda job: self._batch(x, sigma, requests[job[0]], job[1]), jobs)
+        with full_precision(self.device):
+            batches = list(
+                self._pool.map(lambda job: self._batch(x, sigma, requests[job[0]], job[1]), jobs)
+            )
         # Row 0 counts all votes, row 1 those above the floor.
         size = (2, self.num_classes + 1)
         totals = [torch.zeros(size, dtype=torch.int64, device=self.device) for _ in requests]
@@ -194,11 +210,13 @@ class Sampler:
         x = self._ready(image)
         starts = range(0, n, self.batch_size)
         total = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
-        for maps in self._pool.map(lambda start: self._maps(x, stream, start, n), starts):
-            total += maps.double().sum(dim=0)
+        # Only sums and dips leave the workers, so that memory does not grow with n.
+        for part in self._pool.map(
+            lambda start: self._maps(x, stream, start, n).double().sum(dim=0), starts
+        ):
+            total += part
         mean = (total / n).float()
 
-        # Drawn again instead of kept, so that memory does not grow with n.
         def dips(start: int) -> Tensor:
             return 1.0 - (self._maps(x, stream, start, n) / mean).flatten(1).amin(dim=1)
 
@@ -210,12 +228,12 @@ class Sampler:
 
     def _draw(self, stream: Stream, start: int, lanes: int) -> tuple[Tensor, ...]:
         """Fill this worker's buffers with the draws from `start` on."""
-        for lane, base in enumerate(self._scratch.bases[:lanes]):
+        bases = self._bases()[:lanes]
+        for lane, base in enumerate(bases):
             for offset in range(0, self.batch_size, DRAWS_PER_BLOCK):
                 block = (start + offset) // DRAWS_PER_BLOCK
                 stream.fill(block, lane, base[offset : offset + DRAWS_PER_BLOCK])
-        normals: tuple[Tensor, ...] = self._scratch.normals
-        return normals
+        return tuple(base.permute(0, 3, 1, 2) for base in bases)
 
     @torch.inference_mode()
     def _maps(self, x: Tensor, stream: Stream, start: int, n: int) -> Tensor:

@@ -9,10 +9,11 @@ is unsound (docs/errata.md).
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
 from concert.tally import Tally
 
+_BUILDING: Final = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -42,9 +45,8 @@ class SmoothedClassifier(nn.Module):
 
     `classifier`: any module from images (B, C, H, W) in [0, 1] plus noise to logits (B, K);
     normalisation is a layer inside it. It is used in evaluation mode. `shape` fixes the images'
-    (C, H, W); without it any shape that the classifier takes will do. The hot loop works on a
-    copy of the weights; moving the model or loading a state into it makes a new one, after other
-    changes of weights call `refresh`.
+    (C, H, W); without it any shape that the classifier takes will do. The hot loop works on copies
+    of classifier and noise, which are made anew when either has changed.
     """
 
     def __init__(
@@ -63,38 +65,45 @@ class SmoothedClassifier(nn.Module):
         self.shape = None if shape is None else tuple(shape)
         self.sampling = sampling or SamplingSettings()
         self._sampler: Sampler | None = None
+        self._built_from: tuple[object, ...] = ()
 
     def sampler(self, shape: Sequence[int]) -> Sampler:
         """The hot loop for images of `shape`, built at first use from the weights as they are."""
-        if self._sampler is None or self._sampler.shape != tuple(shape):
-            device = next((p.device for p in self.classifier.parameters()), torch.device("cpu"))
-            channels, height, width = shape
-            self._sampler = Sampler(
-                self.classifier,
-                self.noise,
-                self.num_classes,
-                (channels, height, width),
-                device,
-                self.sampling,
-            )
-        return self._sampler
+        signature = self._signature(shape)
+        # Folding batch norm patches torch.nn.Module for a moment, for all threads.
+        with _BUILDING:
+            if self._sampler is None or self._built_from != signature:
+                self.refresh()
+                tensors = self.classifier.parameters()
+                device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+                channels, height, width = shape
+                self._sampler = Sampler(
+                    self.classifier,
+                    self.noise,
+                    self.num_classes,
+                    (channels, height, width),
+                    device,
+                    self.sampling,
+                )
+                self._built_from = signature
+            return self._sampler
+
+    def _signature(self, shape: Sequence[int]) -> tuple[object, ...]:
+        """Changes with anything that the hot loop's private copies were made from."""
+        tensors = [
+            (id(tensor), tensor.data_ptr(), tensor._version, tensor.dtype)
+            for module in (self.classifier, self.noise)
+            for tensor in (*module.parameters(), *module.buffers())
+        ]
+        noise = (id(self.noise), str(self.noise.settings()))
+        return tuple(shape), id(self.classifier), noise, self.sampling, tuple(tensors)
 
     def __getstate__(self) -> dict[str, Any]:
         # The hot loop's threads can be neither copied nor pickled; it is built again when needed.
         return {**self.__dict__, "_sampler": None}
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self.refresh()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def load_state_dict(self, *arguments: Any, **settings: Any) -> Any:
-        """As torch's, and forgets the private inference copy."""
-        self.refresh()
-        return super().load_state_dict(*arguments, **settings)
-
     def refresh(self) -> None:
-        """Forget the private inference copy; call it after changing weights or device."""
+        """Forget the private copies and end the worker threads."""
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
@@ -197,12 +206,14 @@ class SmoothedClassifier(nn.Module):
         candidate = int(selection.counts.argmax())
         sigma_map, floor = selection.sigma_map, None
         assert sigma_map is not None
-        if self.noise.needs_floor(certificate):
+        # The sampler's own copy of the noise, which the draws were made with.
+        noise = sampler.noise
+        if noise.needs_floor(certificate):
             sigma_map, dips = sampler.sigma_maps(image, choice, n_select)
             share = int(selection.counts[candidate]) / n0
-            floor = stable_floor(sigma_map, dips, share, n, 0.5 * alpha)
+            floor = stable_floor(sigma_map, dips, noise.lowest, share, n, 0.5 * alpha)
 
-        claims = self.noise.claims(certificate, sigma_map, floor)
+        claims = noise.claims(certificate, sigma_map, floor)
         stages = rule.stages(n, sampler.batch_size)
         tally = Tally(claims, stages, alpha, candidate, self.num_classes)
         stream = Stream(seed, Domain.CERTIFY, index)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +25,10 @@ from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
+from concert.inference import check_classifier
 from concert.memory import channels_last
 from concert.noise import NoiseModel
+from concert.objectives import Objective
 from concert.runs import (
     build_base,
     build_noise,
@@ -94,24 +98,34 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         torch.manual_seed(settings.seed)
         classifier = build_base(description, trust=True)
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
+    probe = torch.zeros((2, *images.shape))
+    check_classifier(classifier.eval(), probe, images.num_classes)
+    if recipe.objective.name == "concert" and (objective_start(objective) >= settings.epochs):
+        log.warning(
+            "the generator is never trained: start_epoch %d is not reached in %d epochs",
+            objective_start(objective),
+            settings.epochs,
+        )
     if fabric.is_global_zero:
         claim_folder(recipe, out)
     costs = multiply_add_costs(classifier, noise, images.shape)
 
     classifier = channels_last(classifier)
     optimizer = make_optimizer(settings, classifier, noise)
-    state = TrainingState(classifier, noise, optimizer)
-    if state.resume(out / "checkpoints"):
-        log.info("going on at epoch %d, step %d", state.epoch, state.step)
     f: nn.Module = fabric.setup_module(classifier)
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
         g.mark_forward_method("copies")
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
+    inputs = {"training images": images.fingerprint, **entropies.inputs}
+    state = TrainingState(classifier, noise, optimizer, inputs=inputs)
+    if state.resume(out / "checkpoints"):
+        log.info("going on at epoch %d, step %d", state.epoch, state.step)
     steps = -(-len(chosen) // settings.batch_size)
     facts = {"images": len(chosen), "steps": steps, "epoch": state.epoch, "multiply_adds": costs}
-    watcher.start({**facts, "device": str(fabric.device)})
+    if fabric.is_global_zero:
+        watcher.start({**facts, "device": str(fabric.device)})
 
     saved = time.monotonic()
     while state.epoch < settings.epochs:
@@ -126,12 +140,16 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         while state.step < steps:
             began = time.perf_counter()
             batch = order[state.step * settings.batch_size :][: settings.batch_size]
-            mine = batch[fabric.global_rank :: fabric.world_size]
+            # Equal shares for all processes: the first images serve twice where they do not divide.
+            shares = -(-len(batch) // fabric.world_size)
+            places = torch.arange(shares) * fabric.world_size + fabric.global_rank
+            mine = batch[places % len(batch)]
             address = (settings.seed, Domain.TRAIN, state.epoch, state.step, fabric.global_rank)
             x, maps = entropies.batch(mine, keyed_generator(*address, 0))
             y = fabric.to_device(images.labels[mine])
             draws = keyed_generator(*address, 1, device=fabric.device)
-            terms = objective(f, g, x, y, maps, state.epoch, draws)
+            with seeded(fabric.device, *address, 2):
+                terms = objective(f, g, x, y, maps, state.epoch, draws)
             if not bool(terms.total.isfinite()):
                 raise ConcertError(
                     f"the loss is not finite at epoch {state.epoch}, step {state.step}: "
@@ -143,9 +161,10 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
 
             state.step += 1
             state.current.add(terms, len(mine), time.perf_counter() - began)
-            watcher.step(
-                StepProgress(state.epoch, settings.epochs, state.step, steps, state.current)
-            )
+            if fabric.is_global_zero:
+                watcher.step(
+                    StepProgress(state.epoch, settings.epochs, state.step, steps, state.current)
+                )
             stop = watcher.should_stop()
             due = time.monotonic() - saved > settings.checkpoint_seconds
             if state.step < steps and (stop or due):
@@ -168,7 +187,7 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
             return False
     if fabric.is_global_zero:
         write_atomically(out / "metrics.csv", state.table())
-        save_model(out / "model", description, classifier, noise)
+        save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
 
@@ -190,6 +209,20 @@ def make_fabric(settings: TrainingSettings) -> Fabric:
         ) from None
 
 
+def objective_start(objective: Objective) -> int:
+    """The epoch from which a generator is trained; 0 for objectives without a lazy start."""
+    return int(getattr(objective, "start_epoch", 0))
+
+
+@contextmanager
+def seeded(device: torch.device, *address: int) -> Iterator[None]:
+    """Torch's own generators seeded by an address for a while, for layers such as dropout."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(keyed_generator(*address).initial_seed())
+        yield
+
+
 def claim_folder(recipe: Recipe, out: Path) -> None:
     """Write config.yaml, or check that the run that is there has the same recipe."""
     file = out / "config.yaml"
@@ -200,7 +233,7 @@ def claim_folder(recipe: Recipe, out: Path) -> None:
         return
     try:
         there = _flatten(yaml.safe_load(file.read_text()))
-    except (yaml.YAMLError, AttributeError):
+    except (yaml.YAMLError, AttributeError, ValueError):
         raise ConcertError(f"{file} is damaged: restore it or choose another --out") from None
     here = _flatten(to_dict(recipe))
     for name in sorted(there.keys() | here.keys()):

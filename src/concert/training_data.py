@@ -19,8 +19,10 @@ class EntropySource:
         self.images, self.device = images, device
         self.needed = needed or recipe.noise.kind == "static"
         self.maps: EntropyMaps | None = None
+        self.inputs: dict[str, str] = {}
         if self.needed:
             self.colorizer = load_colorizer(recipe.colorizer).to(device)
+            self.inputs["colorizer"] = str(self.colorizer.fingerprint)
             # A crop of a photograph on disk is not a crop of the stored image, so a stored map does
             # not fit it.
             if images.augmentation != "photo" or recipe.noise.kind == "static":

@@ -64,7 +64,10 @@ class EpochMetrics:
 
 @dataclass
 class TrainingState:
-    """The modules, the optimizer and the position in the run; `step` counts within the epoch."""
+    """The modules, the optimizer and the position in the run; `step` counts within the epoch.
+
+    `inputs`: hashes of the training images and the colorizer, which must not change within a run.
+    """
 
     classifier: nn.Module
     noise: nn.Module
@@ -72,6 +75,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     current: EpochMetrics | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -99,6 +103,7 @@ class TrainingState:
             "step": self.step,
             "current": None if self.current is None else asdict(self.current),
             "rows": self.rows,
+            "inputs": self.inputs,
         }
         save_checkpoint(folder, self.epoch * 10**6 + self.step, tensors, position)
 
@@ -108,6 +113,13 @@ class TrainingState:
         if found is None:
             return False
         tensors, position = found
+        for name, there in position["inputs"].items():
+            here = self.inputs.get(name, "none")
+            if there != here:
+                raise ConcertError(
+                    f"the run in {folder.parent} was begun with another {name} (sha256 "
+                    f"{there[:12]}, now {here[:12]}): restore it, or choose another --out"
+                )
         for prefix, module in self._modules():
             own = {
                 name.removeprefix(f"{prefix}."): tensor

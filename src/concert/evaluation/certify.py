@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,10 @@ from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
 from concert.records import Certification
-from concert.runs import Description, read_description
+from concert.runs import Description, read_description, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.stopping import StoppingRule
-from concert.streams import DRAWS_PER_BLOCK, source_name
-
-ENGINE = "torch-eager-float32"
+from concert.streams import DRAWS_PER_BLOCK, Domain, Stream, source_name
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,10 @@ def certify_data(
             f"the model has {description.num_classes} classes, {images.name} has "
             f"{images.num_classes}"
         )
+    content = weights_file(smoothed.classifier, smoothed.noise)
+    if hashlib.sha256(content).hexdigest() != weights:
+        raise ConcertError(f"the model given is not the one in {run}: load it from there")
+    Stream(settings.seed, Domain.CERTIFY, 0)  # refuses an impossible seed before a log is begun
     indices = subset_indices(len(images), settings.subset)
     certificate = settings.certificate
     if certificate == "auto":
@@ -115,6 +118,7 @@ def certify_data(
     sampler = smoothed.sampler(images.shape)
     identity = {
         "weights": weights,
+        "classifier": dict(description.classifier),
         "noise": dict(description.noise),
         "num_classes": description.num_classes,
         "data": {
@@ -130,7 +134,7 @@ def certify_data(
         "alpha": settings.alpha,
         "seed": settings.seed,
         "stopping": settings.stopping,
-        "engine": ENGINE,
+        "engine": sampler.engine,
         "batch_size": sampler.batch_size,
         "draws_per_block": DRAWS_PER_BLOCK,
         "noise_source": source_name(sampler.device),

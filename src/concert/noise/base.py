@@ -27,6 +27,11 @@ class NoiseModel(nn.Module, ABC):
     lanes: int = 1
 
     @property
+    def lowest(self) -> float:
+        """A value that no entry of a sigma map is ever below; 0 where none is known."""
+        return 0.0
+
+    @property
     def certificates(self) -> tuple[str, ...]:
         """The names of the certificates that this noise offers, the default first."""
         return (self.certificate,)

@@ -99,6 +99,10 @@ class QueriedNoise(NoiseModel):
         eps = normal_like(repeated, generator)
         return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
 
+    @property
+    def lowest(self) -> float:
+        return as_drawn(self.low)
+
     def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
         return self.shape_noise(images, normals)
 
