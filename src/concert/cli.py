@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse._actions import ActionConfigFile
 
 from concert.config import Recipe
-from concert.errors import ConcertError, nearest
+from concert.errors import INTERRUPTED, ConcertError, nearest
 
 COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
@@ -30,7 +30,6 @@ COMMANDS: Final = {
     "report": "tables and a figure from certification logs",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
-INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)

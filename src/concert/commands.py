@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from concert.checks import check_prediction
 from concert.config import DataSettings, Recipe
 from concert.console import certify_with_display, make_console, train_with_display
-from concert.errors import ConcertError
+from concert.errors import INTERRUPTED, ConcertError
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
@@ -25,8 +25,6 @@ from concert.runs import load, read_description
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
 from concert.training import claim_folder
-
-INTERRUPTED = 130
 
 
 def train(options: Any, argv: list[str]) -> int:

@@ -16,12 +16,11 @@ from concert.config import (
     TrainingSettings,
 )
 from concert.console import certify_with_display, train_with_display
+from concert.errors import INTERRUPTED
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
 from concert.runs import load
-
-INTERRUPTED = 130
 
 
 def demo_recipes() -> dict[str, Recipe]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
+
+# Exit code of a command that was interrupted and goes on when it is given again.
+INTERRUPTED: Final = 130
 
 
 class ConcertError(Exception):

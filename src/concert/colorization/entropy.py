@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections.abc import Sequence
 from math import log
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.nn import functional
 
 from concert.colorization.compact import STRIDE
 from concert.colorization.lab import AB_BINS, rgb_to_lab
+from concert.data.cache import cache_folder
 from concert.errors import ConcertError
 from concert.files import write_atomically
 
@@ -146,7 +146,7 @@ def cached_entropy_maps(
         raise ConcertError(
             "a colorizer without a fingerprint has no cache: load it with load_colorizer"
         )
-    folder = cache_dir or Path(os.environ.get("CONCERT_CACHE") or Path.home() / ".cache/concert")
+    folder = cache_dir or cache_folder()
     name = f"entropy-{MAP_VERSION}-{fingerprint[:24]}-{image_set.fingerprint[:24]}.npy"
     height, width = image_set.images([0]).shape[-2:]
     shape = (len(image_set), 1, -(-height // STRIDE), -(-width // STRIDE))
