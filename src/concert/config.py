@@ -55,7 +55,8 @@ class NoiseSettings:
     sigma: isotropic noise only.
     low, high, omega: the box [low, omega * high] of the sigma map (a, b and omega of Eq. 14).
     query_sigma: standard deviation of the query (queried noise); None means high.
-    generator: coarse or paper; None means coarse for queried noise, paper for generated noise.
+    generator: coarse, codebook, bounded or paper (see `concert.generator`); None means coarse for
+    queried noise, paper for generated noise.
     generator_args: further constructor arguments of the generator.
     """
 
@@ -65,7 +66,7 @@ class NoiseSettings:
     high: float = 0.5
     omega: float = 0.95
     query_sigma: float | None = None
-    generator: Literal["coarse", "paper"] | None = None
+    generator: Literal["coarse", "codebook", "bounded", "paper"] | None = None
     generator_args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +89,7 @@ class ObjectiveSettings:
     early_generator: Literal["frozen", "trained"] | None = None
     softmax_scale: float | None = None
     share_query: bool | None = None
+    stability: float | None = None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def demo_recipes() -> dict[str, Recipe]:
         ),
         "concert": Recipe(
             DataSettings("digits"),
-            noise=NoiseSettings(kind="queried", low=0.25, high=0.5),
+            noise=NoiseSettings(kind="queried", low=0.25, high=0.5, omega=0.6),
             objective=ObjectiveSettings("concert", m=4, start_epoch=16),
             training=replace(training, epochs=24, milestones=[12, 20], generator_lr_scale=10.0),
         ),

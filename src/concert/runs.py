@@ -86,7 +86,7 @@ def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict
     if settings.kind != "static":
         name = settings.generator or ("coarse" if settings.kind == "queried" else "paper")
         arguments = dict(settings.generator_args)
-        if name == "coarse":
+        if name != "paper":
             # At 224 x 224 a pool of 4 would leave the query's noise in the map and cost too much.
             arguments.setdefault("pool", 4 if max(shape[1:]) <= 64 else 16)
         described |= {"generator": name, "generator_args": arguments}

@@ -204,8 +204,8 @@ class Sampler:
     def sigma_maps(self, image: Tensor, stream: Stream, n: int) -> tuple[Tensor, Tensor]:
         """How the sigma map of one image varies over the first n draws, without the classifier.
 
-        Returns the mean map (C, H, W) and each draw's largest relative dip below it, (n,): the map
-        is at least (1 - dip) times the mean at every pixel.
+        Returns the mean map (C, H, W) and each draw's largest relative dip below the noise's
+        reference map, (n,): the map is at least (1 - dip) times the reference at every pixel.
         """
         x = self._ready(image)
         starts = range(0, n, self.batch_size)
@@ -216,9 +216,11 @@ class Sampler:
         ):
             total += part
         mean = (total / n).float()
+        with torch.inference_mode():
+            reference = self.noise.reference(mean)
 
         def dips(start: int) -> Tensor:
-            return 1.0 - (self._maps(x, stream, start, n) / mean).flatten(1).amin(dim=1)
+            return 1.0 - (self._maps(x, stream, start, n) / reference).flatten(1).amin(dim=1)
 
         return mean.cpu(), torch.cat(list(self._pool.map(dips, starts))).cpu()
 
@@ -239,7 +241,7 @@ class Sampler:
     def _maps(self, x: Tensor, stream: Stream, start: int, n: int) -> Tensor:
         """Sigma maps (B, C, H, W) of one batch of draws."""
         maps = self.noise.sigma_map_of(x, self._draw(stream, start, lanes=1)[0])
-        return maps.expand(self.batch_size, *self.shape)[: n - start]
+        return maps.expand(self.batch_size, *self.shape)[: n - start].nan_to_num()
 
     @torch.inference_mode()
     def _batch(
@@ -249,10 +251,14 @@ class Sampler:
         valid = min(self.batch_size, request.n - start)
         noisy, used = self.noise(x, self._draw(request.stream, start, self.noise.lanes), sigma)
         logits = self.classifier(noisy.to(self.dtype))[:valid]
-        counts = count_votes(logits, self.margin)
+        # A map that is not a number marks a draw whose noise is undecided (`CodebookGenerator`).
+        decided = used.expand_as(noisy)[:valid, 0, 0, 0].isfinite()
+        counts = count_votes(logits, self.margin, decided)
         joint = torch.zeros_like(counts)
         if request.floor is not None:
             above = (used >= request.floor.to(used.device)).flatten(1).all(dim=1)
             joint = count_votes(logits, self.margin, above.expand(self.batch_size)[:valid])
-        map_sum = used.expand_as(noisy)[:valid].double().sum(dim=0) if request.mean_map else None
-        return torch.stack([counts, joint]), map_sum
+        if not request.mean_map:
+            return torch.stack([counts, joint]), None
+        maps = used.expand_as(noisy)[:valid].nan_to_num()
+        return torch.stack([counts, joint]), maps.double().sum(dim=0)

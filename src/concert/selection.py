@@ -16,22 +16,22 @@ LEVELS: Final = (1.0, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8)
 
 
 def stable_floor(
-    mean_map: Tensor, dips: Tensor, low: float, vote_share: float, n: int, alpha: float
+    reference: Tensor, dips: Tensor, low: float, vote_share: float, n: int, alpha: float
 ) -> Tensor:
-    """The map w = max(low, (1 - dip) * mean_map) with the largest ellipsoid to be expected.
+    """The map w = max(low, (1 - dip) * reference) with the largest ellipsoid to be expected.
 
     `low` is the box's lower end, below which no map of shape (C, H, W) ever goes.
-    `dips` (n_select,): each selection draw's largest relative dip below `mean_map`. For each level
+    `dips` (n_select,): each selection draw's largest relative dip below `reference`. For each level
     the dip is that quantile of them, so that about `level` of all draws stay above w; the expected
     bound is that of n draws with a share of vote_share * level. The level with the largest
     geometric mean of w times Phi^-1(bound) is taken. Nothing here sees a certifying draw, so any
     rule is sound.
     """
     sorted_dips = np.sort(dips.double().numpy())
-    best, best_size = mean_map.clamp(min=low), -math.inf
+    best, best_size = reference.clamp(min=low), -math.inf
     for level in LEVELS:
         dip = float(sorted_dips[math.ceil(level * len(sorted_dips)) - 1])
-        floor = (mean_map * (1.0 - dip)).clamp(min=low)
+        floor = (reference * (1.0 - dip)).clamp(min=low)
         p_lower = clopper_pearson_lower(round(vote_share * level * n), n, alpha)
         quantile = float(ndtri(p_lower)) if p_lower > 0 else -math.inf
         size = math.exp(float(floor.double().log().mean())) * quantile

@@ -211,7 +211,8 @@ class SmoothedClassifier(nn.Module):
         if noise.needs_floor(certificate):
             sigma_map, dips = sampler.sigma_maps(image, choice, n_select)
             share = int(selection.counts[candidate]) / n0
-            floor = stable_floor(sigma_map, dips, noise.lowest, share, n, 0.5 * alpha)
+            reference = noise.reference(sigma_map)
+            floor = stable_floor(reference, dips, noise.lowest, share, n, 0.5 * alpha)
 
         claims = noise.claims(certificate, sigma_map, floor)
         stages = rule.stages(n, sampler.batch_size)

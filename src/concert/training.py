@@ -116,7 +116,8 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
-        g.mark_forward_method("copies")
+        for method in ("copies", "instability"):
+            g.mark_forward_method(method)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs}
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)

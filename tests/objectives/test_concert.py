@@ -394,3 +394,38 @@ def test_impossible_settings_are_one_line(arguments: dict[str, Any]) -> None:
 def test_unknown_choices_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConcertError):
         ConcertObjective(**arguments)
+
+
+# ------------------------------------------------------------------------------- stability
+
+
+def test_stability_adds_the_largest_change_of_the_log_map_between_two_queries() -> None:
+    classifier, noise = network(), noise_model("queried")
+    plain = evaluate(ConcertObjective(m=2, start_epoch=START), classifier, noise)
+    weighted = evaluate(ConcertObjective(m=2, start_epoch=START, stability=3.0), classifier, noise)
+    images, _ = batch()
+    draws = seeded()
+    noise.copies(images, 2, draws)
+    assert isinstance(noise, QueriedNoise)
+    queries = [images + 0.6 * torch.randn(images.shape, generator=draws) for _ in range(2)]
+    logs = [noise.generator(query).detach().double().log().numpy() for query in queries]
+    expected = np.abs(logs[0] - logs[1]).reshape(6, -1).max(axis=1).mean()
+    assert expected > 0.01
+    added = float((weighted.total - plain.total).detach())
+    assert added == pytest.approx(3.0 * expected, rel=1e-4)
+    assert float(weighted.penalty - plain.penalty) == pytest.approx(added, rel=1e-4)
+
+
+def test_stability_trains_the_generator_and_only_after_the_start() -> None:
+    classifier, noise = network(), noise_model("queried")
+    objective = ConcertObjective(m=2, alpha=0.0, beta=0.0, start_epoch=START, stability=1.0)
+    late = evaluate(objective, classifier, noise)
+    assert any(bool((g != 0).any()) for g in gradients(late.total, noise))
+    early = evaluate(objective, classifier, noise, epoch=START - 1)
+    assert float(early.penalty) == 0.0
+
+
+def test_stability_needs_a_query() -> None:
+    objective = ConcertObjective(m=2, start_epoch=START, stability=1.0)
+    with pytest.raises(ConcertError, match="queried noise"):
+        evaluate(objective, network(), noise_model("generated"))

@@ -66,9 +66,19 @@ class NoiseModel(nn.Module, ABC):
             return noisy, sigma.expand_as(images)
         return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
 
+    def instability(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """How much the log-map differs between two queries of each image, at most: (B,)."""
+        raise ConcertError(
+            f"{self.kind} noise has no query: objective.stability needs queried noise"
+        )
+
     @abstractmethod
     def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
         """The certified region; `sigma_map` is the image's, or the mean over selection draws."""
+
+    def reference(self, mean_map: Tensor) -> Tensor:
+        """The map (C, H, W) below which dips are measured, given the mean over selection draws."""
+        return mean_map
 
     def needs_floor(self, certificate: str) -> bool:
         """Whether the certificate rests on a map fixed before the certifying draws."""

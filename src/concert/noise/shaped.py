@@ -99,9 +99,22 @@ class QueriedNoise(NoiseModel):
         eps = normal_like(repeated, generator)
         return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
 
+    def instability(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        maps = [self.shape_noise(images, normal_like(images, generator)) for _ in range(2)]
+        changes: Tensor = (maps[0].log() - maps[1].log()).abs().flatten(1).amax(dim=1)
+        return changes
+
     @property
     def lowest(self) -> float:
         return as_drawn(self.low)
+
+    def reference(self, mean_map: Tensor) -> Tensor:
+        """The mean map, or the map of a codebook nearest to it: that of nearly all queries."""
+        nearest = getattr(self.generator, "nearest_map", None)
+        if nearest is None:
+            return mean_map
+        chosen: Tensor = nearest(mean_map).float().clamp(self.low, self.high)
+        return chosen
 
     def sigma_map_of(self, images: Tensor, normals: Tensor) -> Tensor:
         return self.shape_noise(images, normals)

@@ -54,6 +54,9 @@ class ConcertObjective(Objective):
     `softmax_scale`: multiplies the logits in rhat only (MACER's inverse temperature; 1 as
     published).
     `share_query`: for queried noise, one query serves an image's m copies.
+    `stability`: weight of a further term for queried noise (not in the paper, 0 as published): the
+    largest change of log tau between two queries of the same image. The queried ellipsoid is as
+    large as the maps are stable.
     """
 
     def __init__(
@@ -68,13 +71,15 @@ class ConcertObjective(Objective):
         early_generator: Literal["frozen", "trained"] = "frozen",
         softmax_scale: float = 1.0,
         share_query: bool = True,
+        stability: float = 0.0,
     ) -> None:
         if m < 1:
             raise ConcertError(f"m must be at least 1, got {m}")
-        if not all(value >= 0 for value in (alpha, beta, kappa)) or not softmax_scale > 0:
+        if not all(value >= 0 for value in (alpha, beta, kappa, stability)) or softmax_scale <= 0:
             raise ConcertError(
-                "alpha, beta and kappa must not be negative and softmax_scale must be positive, "
-                f"got alpha={alpha}, beta={beta}, kappa={kappa}, softmax_scale={softmax_scale}"
+                "alpha, beta, kappa and stability must not be negative and softmax_scale must be "
+                f"positive, got alpha={alpha}, beta={beta}, kappa={kappa}, stability={stability}, "
+                f"softmax_scale={softmax_scale}"
             )
         for name, choice, valid in (
             ("classification", classification, ("mean_of_log", "log_of_mean")),
@@ -88,6 +93,7 @@ class ConcertObjective(Objective):
         self.classification, self.hinge = classification, hinge
         self.early_generator = early_generator
         self.softmax_scale, self.share_query = softmax_scale, share_query
+        self.stability = stability
         self.needs_entropy = beta > 0
 
     def __call__(
@@ -127,6 +133,9 @@ class ConcertObjective(Objective):
                 assert entropy_maps is not None
                 maps = entropy_maps.repeat_interleave(groups, dim=0)
                 penalty = self.beta * entropy_penalty(sigma, maps).mean()
+            if self.stability > 0:
+                changes = noise.instability(images, generator)
+                penalty = penalty + self.stability * changes.mean()
         return LossTerms(
             total=classification + robustness + penalty,
             classification=classification.detach(),
