@@ -15,6 +15,7 @@ from concert.evaluation.tables import (
     data_notes,
     radius_grid,
     row_labels,
+    run_notes,
     runtime_table,
     sigma_statistics,
 )
@@ -133,3 +134,28 @@ def test_runtimes_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     assert row["total seconds"] == 5
     assert row["draws per second"] == 800
     assert math.isnan(runtime_table([read_log(DATA / "cohen_clock")])["draws per second"][0])
+
+
+def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
+    make_log: Callable[..., LoadedLog],
+) -> None:
+    identity = {
+        "data": {"split": "test"},
+        "subset": "first:500",
+        "alpha": 0.001,
+        "n": 1000,
+        "stopping": "full",
+    }
+    said = "images test first:500, alpha 0.001, n 1000, stopping full"
+    names = {"method": "Cohen", "subset_images": len(OUTCOMES)}
+    whole = make_log(OUTCOMES, "a", identity=identity, sigma="0.25", **names)
+    part = make_log(OUTCOMES[:2], "b", identity=identity, sigma="0.5", **names)
+    other = make_log(OUTCOMES, "c", identity=identity | {"alpha": 0.01}, sigma="1.0", **names)
+    assert run_notes([whole]) == [f"Certified with {said}."]
+    unfinished = f"Cohen, sigma 0.5: not finished, 2 of {len(OUTCOMES)} images."
+    assert run_notes([whole, part]) == [unfinished, f"Certified with {said}."]
+    assert run_notes([whole, other]) == [
+        f"Cohen, sigma 0.25: {said}.",
+        f"Cohen, sigma 1.0: {said.replace('0.001', '0.01')}.",
+    ]
+    assert run_notes([make_log(OUTCOMES, "unknown")]) == []

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 
-from concert.certificates import Guarantee
 from concert.certification_log import CertificationLog
 from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
@@ -70,6 +69,8 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     titles = {"gaussian": "Cohen", "concert": "Concert"}
     title = titles.get(objective, objective)
     method = title if kind == "isotropic" else f"{title} ({kind})"
+    if "grid" in noise:
+        method = f"{title} (1/{noise['grid']} grid)"
     return {"method": method, "noise": kind, "sigma": sigma}
 
 
@@ -115,6 +116,7 @@ def certify_data(
     certificate = settings.certificate
     if certificate == "auto":
         certificate = smoothed.noise.certificate
+    smoothed.noise.accept(images.images(indices[:1]))
     sampler = smoothed.sampler(images.shape)
     identity = {
         "weights": weights,
@@ -137,15 +139,15 @@ def certify_data(
         "engine": sampler.engine,
         "batch_size": sampler.batch_size,
         "draws_per_block": DRAWS_PER_BLOCK,
-        "noise_source": source_name(sampler.device),
+        "noise_source": source_name(sampler.device, smoothed.noise.draws),
         "vote_margin": sampler.margin,
     }
     if smoothed.noise.needs_floor(certificate):
         identity["n_select"] = settings.n_select
     info = {
         **describe_method(run, description),
-        "guarantee": smoothed.noise.guarantee.value,
-        "guarantee_sentence": Guarantee(smoothed.noise.guarantee).sentence,
+        "guarantee": smoothed.noise.guarantee_of(certificate).value,
+        "guarantee_sentence": smoothed.noise.sentence_of(certificate),
         "data": images.name,
         "data_source": images.source,
         "data_notes": images.notes,

@@ -35,7 +35,7 @@ def write_report(
     """
     table = tables.comparison_table(logs, radii)
     grid = tables.radius_grid(logs) if radii is None else radii
-    notes = tables.data_notes(logs)
+    notes = tables.data_notes(logs) + tables.run_notes(logs)
     contents: dict[str, str | bytes] = {
         "table.txt": rendering.to_text(table, notes),
         "table.csv": rendering.to_csv(table),
@@ -63,6 +63,7 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
     return {
         "data": tables.require_one_dataset(logs),
         "data_notes": tables.data_notes(logs),
+        "run_notes": tables.run_notes(logs),
         "logs": [
             _log_summary(log, label, radii)
             for log, label in zip(logs, tables.row_labels(logs), strict=True)

@@ -160,6 +160,27 @@ def data_notes(logs: Sequence[LoadedLog]) -> list[str]:
     return list(dict.fromkeys(note for note in notes if note))
 
 
+def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
+    """Which logs are not finished, and how each was certified: one note per set of settings."""
+    unfinished: list[str] = []
+    settings: dict[str, list[str]] = {}
+    for log, label in zip(logs, row_labels(logs), strict=True):
+        identity, total = log.run["identity"], log.run["info"].get("subset_images")
+        name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        if isinstance(total, int) and len(log.frame) < total:
+            unfinished.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
+        data, said = identity.get("data"), {}
+        if isinstance(data, dict) and data.get("split"):
+            said["images"] = f"{data['split']} {identity.get('subset', 'all')}"
+        said |= {key: identity.get(key) for key in ("alpha", "n0", "n", "stopping", "seed")}
+        text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+        if text:
+            settings.setdefault(text, []).append(name)
+    if len(settings) == 1:
+        return [*unfinished, f"Certified with {next(iter(settings))}."]
+    return unfinished + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]
+
+
 def draws(log: LoadedLog) -> int | None:
     """Certifying draws per image: the run's "n", else the most that an image used, else None."""
     given = log.run["identity"].get("n")
