@@ -13,7 +13,8 @@ from PIL import Image
 
 from concert.colorization import fit as module
 from concert.colorization import load_colorizer
-from concert.colorization.fit import cell_losses, fit, schedule
+from concert.colorization.compact import CompactColorizer
+from concert.colorization.fit import cell_losses, fit, schedule, undo_rebalancing
 from concert.colorization.lab import AB_BINS
 from concert.colorization.progress import Recipe
 from concert.errors import ConcertError
@@ -179,3 +180,20 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch) -> None:
     assert (
         json.loads((tmp_path / "out-2" / "compact.json").read_text())["initial"] == card["sha256"]
     )
+
+
+def test_undoing_the_rebalancing_gives_the_natural_distribution_back() -> None:
+    """Where the weighted loss is least the prediction is w p; the correction must return p."""
+    generator = torch.Generator().manual_seed(0)
+    natural = torch.rand(AB_BINS, generator=generator)
+    natural /= natural.sum()
+    weights = 0.5 + torch.rand(AB_BINS, generator=generator)
+    colorizer = CompactColorizer()
+    head = colorizer.head[-1]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_((weights * natural).log())
+    undo_rebalancing(colorizer, weights)
+    zeros = torch.zeros(1, 3, 8, 8)
+    logits = colorizer(zeros[:, :1], zeros[:, 1:], zeros[:, :1])
+    torch.testing.assert_close(logits.softmax(dim=1)[0, :, 0, 0], natural)

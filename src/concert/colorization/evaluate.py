@@ -4,11 +4,13 @@
 
 Without hints, in nats per 4 x 4 cell:
 
-- *cross-entropy* with the true colours, against that of the best constant prediction: the marginal
-  distribution of the same source's training images. Unweighted, and with the rebalancing weights of
-  the fit (there the best constant prediction is the rebalanced marginal).
-- *Spearman correlation* between the predicted entropy and the cross-entropy of the same cell: does
-  the entropy rank how badly the colour is predicted? Over all cells, and within images.
+- *cross-entropy* with the true colours, which is the mean negative log-likelihood of the nearest of
+  the 529 colours, against that of the best constant prediction: the marginal distribution of the
+  same source's training images.
+- *soft cross-entropy*: the same with the fit's target, which spreads a colour over the four nearest
+  and so cannot be predicted with certainty by any model.
+- *Spearman correlation* between the predicted entropy and the negative log-likelihood of the same
+  cell: does the entropy rank how badly the colour is predicted? Over all cells, and within images.
 - *mean entropy*: equals the cross-entropy when the predicted distribution is calibrated.
 """
 
@@ -32,18 +34,18 @@ from concert.colorization.entropy import (
     normalize_entropies,
     raw_entropies,
 )
-from concert.colorization.fit import cell_losses, loss_weights
+from concert.colorization.fit import cell_losses
 from concert.colorization.lab import rgb_to_lab
 from concert.colorization.pictures import (
     cell_colors,
     center_crops,
     color_counts,
     held_out,
+    nearest_colors,
     random_hints,
     read_pictures,
     stack,
 )
-from concert.colorization.progress import Recipe
 from concert.errors import ConcertError
 from concert.files import write_atomically
 
@@ -55,47 +57,53 @@ def smoothed_marginal(counts: Tensor) -> Tensor:
     return (counts + 1) / (counts + 1).sum()
 
 
+def marginals(images: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Colour frequencies (529,) of uint8 images: nearest colours, and soft encoding."""
+    nearest = smoothed_marginal(color_counts(images, batch_size, soft=False))
+    return nearest, smoothed_marginal(color_counts(images, batch_size))
+
+
 @torch.no_grad()
 def judge(
     colorizer: CompactColorizer,
     images: Tensor,
     marginal: Tensor,
-    weights: Tensor,
+    soft_marginal: Tensor,
     batch_size: int = 50,
 ) -> dict[str, Any]:
     """The figures of the module's docstring for uint8 images (N, 3, H, W).
 
     Args:
-        marginal: colour frequencies of training images, (529,), all positive.
-        weights: rebalancing weights, (529,).
+        marginal: frequencies of the nearest colours of training images, (529,), all positive.
+        soft_marginal: those of their soft encoding.
     """
-    constants = [probabilities.log().float() for probabilities in (marginal, marginal * weights)]
-    constants[1] -= constants[1].logsumexp(dim=0)
+    constants = [probabilities.log().float() for probabilities in (marginal, soft_marginal)]
     collected: dict[str, list[Cells]] = {}
     generator = torch.Generator().manual_seed(0)
     for batch in torch.split(images, batch_size):
         lab = rgb_to_lab(batch.float() / 255)
         bins, shares = cell_colors(lab[:, 1:])
+        nearest = nearest_colors(bins, shares)
+        whole = torch.ones_like(nearest)
         zeros = torch.zeros_like(lab)
         logits = colorizer(lab[:, :1], zeros[:, 1:], zeros[:, :1])
         hinted = colorizer(lab[:, :1], *random_hints(lab[:, 1:], 1.0, generator))
         cells = {
-            "loss": cell_losses(logits, bins, shares),
-            "hinted": cell_losses(hinted, bins, shares),
+            "loss": cell_losses(logits, nearest, whole),
+            "soft": cell_losses(logits, bins, shares),
+            "hinted": cell_losses(hinted, nearest, whole),
             "entropy": color_entropy(logits)[:, 0],
-            "rarity": (weights[bins] * shares).sum(dim=1),
-            "marginal": -(constants[0][bins] * shares).sum(dim=1),
-            "rebalanced": -(constants[1][bins] * shares).sum(dim=1),
+            "marginal": -constants[0][nearest][:, 0],
+            "soft_marginal": -(constants[1][bins] * shares).sum(dim=1),
         }
         for name, value in cells.items():
             collected.setdefault(name, []).append(value.flatten(1).numpy())
     table = {name: np.concatenate(parts) for name, parts in collected.items()}
-    rarity = table["rarity"]
     return {
         "images": len(images),
-        "cells": int(rarity.size),
-        "cross_entropy": _comparison(table["loss"], table["marginal"], np.ones_like(rarity)),
-        "cross_entropy_weighted": _comparison(table["loss"], table["rebalanced"], rarity),
+        "cells": int(table["loss"].size),
+        "cross_entropy": _comparison(table["loss"], table["marginal"]),
+        "soft_cross_entropy": _comparison(table["soft"], table["soft_marginal"]),
         "cross_entropy_with_hints": float(table["hinted"].mean()),
         "mean_entropy": float(table["entropy"].mean()),
         "entropy_range": [float(table["entropy"].min()), float(table["entropy"].max())],
@@ -106,9 +114,8 @@ def judge(
     }
 
 
-def _comparison(loss: Cells, constant: Cells, weights: Cells) -> dict[str, float]:
-    model = float(np.average(loss, weights=weights))
-    marginal = float(np.average(constant, weights=weights))
+def _comparison(loss: Cells, constant: Cells) -> dict[str, float]:
+    model, marginal = float(loss.mean()), float(constant.mean())
     return {"model": model, "marginal": marginal, "below": 1 - model / marginal}
 
 
@@ -162,18 +169,14 @@ def main() -> None:
     colorizer = load_colorizer(arguments.colorizer)
     images = stack(read_pictures(arguments.cifar10 / "train.parquet"))
     photos, others = held_out(read_pictures(arguments.photos))
-    weights = loss_weights(Recipe(), images, photos)
     digits = stack(read_pictures(arguments.mnist))[:, :1]
     test_images = stack(read_pictures(arguments.cifar10 / "test.parquet"))
-    marginals = [
-        smoothed_marginal(color_counts(images)),
-        smoothed_marginal(color_counts(center_crops(photos, 256, 224), 20)),
-    ]
+    crops = center_crops(photos, 256, 224)
     evidence = {
         "colorizer": colorizer.fingerprint,
-        "cifar10_test": judge(colorizer, test_images, marginals[0], weights),
+        "cifar10_test": judge(colorizer, test_images, *marginals(images, 500)),
         "photos_held_out": judge(
-            colorizer, center_crops(others, 256, 224), marginals[1], weights, 5
+            colorizer, center_crops(others, 256, 224), *marginals(crops, 20), batch_size=5
         ),
         "mnist_test": describe_grey(colorizer, digits),
     }

@@ -7,18 +7,18 @@ of photographs (seven eighths of FILE) and minimises the sum of their cross-entr
 predicted distribution and the soft encoding of the mean colour of every 4 x 4 block. About half of
 the images reveal some of their colours as hints.
 
-*Two fits.* The weights in the package come from two fits in a row, whose command lines stand in
-results/colorizer/README.md. The first learns the colours of 700 photographs by heart. The second
-starts from its weights (`--initial`), sees fewer and smaller crops, and varies their shape, their
-gamma and their noise, so that a photograph is not recognised.
+*Three fits.* The weights in the package come from three fits in a row, whose command lines stand
+in results/colorizer/README.md. The first learns the colours of 700 photographs by heart. The other
+two start from the weights before them (`--initial`), see fewer and smaller crops, and vary their
+shape, their gamma and their noise, so that a photograph is not recognised.
 
 *Rebalancing.* The loss of a cell is weighted by the rarity of its colour as in Zhang et al. (2016),
 with a uniform share of 0.995 where they use 0.5: weights between 0.8 and 1.2 where theirs span a
 factor of 95. Theirs serve vivid pictures, at the price of a distribution far from the natural one
 (its marginal has 4.6 nats of entropy, the natural one 3.1). Here the distribution itself is what is
 wanted: its entropy must rank how badly colours can be predicted, and its cross-entropy on natural
-images must hold without weights. The weak weights shift the prior by a divergence of 0.009 nats
-(0.98 by 0.066), so that no correction of the prior is needed afterwards.
+images must hold without weights. With `--natural-prior` the weights are taken out again at the end,
+exactly, by the last layer's bias.
 
 *Optimizers.* Muon for the hidden convolutions, AdamW for everything else, both with the same
 schedule; forward and backward in bfloat16 where autocast allows, weights in float32.
@@ -131,6 +131,19 @@ def loss_weights(recipe: Recipe, images: Tensor, photos: list[Image.Image]) -> T
     return rebalancing_weights((shares[0] + shares[1]) / 2, recipe.uniform_share)
 
 
+@torch.no_grad()
+def undo_rebalancing(colorizer: CompactColorizer, weights: Tensor) -> None:
+    """Turn the distribution fitted under the loss weights (529,) into the natural one.
+
+    Where p is the natural probability of a colour and w its weight, the weighted loss is least at
+    w p, scaled to sum 1; subtracting log w from the logits gives p back. The last layer's bias
+    takes it.
+    """
+    bias = colorizer.head[-1].bias
+    assert isinstance(bias, Tensor)
+    bias -= weights.log()
+
+
 def accumulate(
     colorizer: CompactColorizer,
     images: Tensor,
@@ -180,6 +193,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="Parquet file of photographs")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--initial", type=Path, help="weights file to start from")
+    parser.add_argument(
+        "--natural-prior", action="store_true", help="take the rebalancing out of the result"
+    )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
@@ -190,15 +206,20 @@ def main() -> None:
     }
     out: Path = arguments.pop("out")
     source: Path | None = arguments.pop("initial")
+    natural_prior: bool = arguments.pop("natural_prior")
     initial = None if source is None else load_colorizer(source)
     recipe = Recipe(**arguments)
     images = stack(read_pictures(paths["cifar10"]))
     photos, _ = held_out(read_pictures(paths["photos"]))
-    content = save_colorizer(fit(recipe, images, photos, out, initial=initial))
+    colorizer = fit(recipe, images, photos, out, initial=initial)
+    if natural_prior:
+        undo_rebalancing(colorizer, loss_weights(recipe, images, photos))
+    content = save_colorizer(colorizer)
     write_atomically(out / "compact.safetensors", content)
     card = {
         "sha256": sha256(content).hexdigest(),
         "initial": None if initial is None else initial.fingerprint,
+        "natural_prior": natural_prior,
         "recipe": asdict(recipe),
         "data": {name: sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
     }

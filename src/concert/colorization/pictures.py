@@ -118,11 +118,22 @@ def cell_colors(ab: Tensor) -> tuple[Tensor, Tensor]:
     return encode_ab(functional.avg_pool2d(ab, STRIDE))
 
 
-def color_counts(images: Tensor, batch_size: int = 500) -> Tensor:
-    """How many cells of uint8 images (N, 3, H, W) have each of the 529 colours, softly: (529,)."""
+def nearest_colors(bins: Tensor, weights: Tensor) -> Tensor:
+    """Of a soft encoding (B, 4, h, w) the nearest colour's bin, (B, 1, h, w)."""
+    return bins.gather(1, weights.argmax(dim=1, keepdim=True))
+
+
+def color_counts(images: Tensor, batch_size: int = 500, soft: bool = True) -> Tensor:
+    """How many cells of uint8 images (N, 3, H, W) have each of the 529 colours: (529,) float64.
+
+    A cell counts for the four colours of its soft encoding, or with soft=False for the nearest one.
+    """
     counts = torch.zeros(AB_BINS, dtype=torch.float64)
     for batch in torch.split(images, batch_size):
         bins, weights = cell_colors(rgb_to_lab(batch.float() / 255)[:, 1:])
+        if not soft:
+            bins = nearest_colors(bins, weights)
+            weights = torch.ones_like(bins)
         counts.index_add_(0, bins.flatten(), weights.flatten().double())
     return counts
 
