@@ -9,11 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from concert.certificates import Guarantee
 from concert.errors import ConcertError
-from concert.generator import BoundedGenerator
+from concert.generator import BoundedGenerator, CoarseGenerator
 from concert.generator.bounded import convolution_norm, gate_slope, interpolation
+from concert.noise import GeneratedNoise
+from concert.smoothing import SmoothedClassifier
+from concert.split_kl import lipschitz_radius
 
 LOW, HIGH = 0.25, 0.475
 
@@ -96,3 +101,32 @@ def test_the_constant_is_used_and_not_only_kept() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConcertError, match="lipschitz"):
         BoundedGenerator(1, LOW, HIGH, lipschitz=0.0)
+
+
+class Half(nn.Module):
+    """Class 0 where the mean pixel exceeds one half; sure of it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 50.0 * (images.flatten(1).mean(dim=1) - 0.5)
+        return torch.stack([score, -score], dim=1)
+
+
+def test_the_certificate_is_the_split_kl_radius_and_deployed() -> None:
+    generator = trained_looking(0.3, 2, 1.0).float()
+    smoothed = SmoothedClassifier(Half(), GeneratedNoise(generator), 2, (1, 28, 28))
+    image = 0.512 + 0.02 * torch.rand(1, 1, 28, 28)
+    (result,) = smoothed.certify(image, n=2000, certificate="lipschitz")
+    (frozen,) = smoothed.certify(image, n=2000, certificate="frozen")
+    smallest = float(generator(image).min().detach())
+    assert result.certificate == "lipschitz"
+    assert result.guarantee is Guarantee.DEPLOYED
+    expected = lipschitz_radius(result.p_lower, smallest, 0.3)
+    assert result.radius == pytest.approx(expected, rel=1e-9)
+    assert 0.7 * frozen.radius < result.radius < 0.999 * frozen.radius
+
+
+def test_the_certificate_is_not_offered_without_a_known_slope() -> None:
+    coarse = GeneratedNoise(CoarseGenerator(1, LOW, HIGH))
+    smoothed = SmoothedClassifier(Half(), coarse, 2, (1, 28, 28))
+    with pytest.raises(ConcertError, match="lipschitz"):
+        smoothed.certify(torch.rand(1, 1, 28, 28), n=2000, certificate="lipschitz")

@@ -9,10 +9,15 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from concert.bounds import clopper_pearson_lower
+from concert.certificates import isotropic_radius
 from concert.errors import ConcertError
 from concert.stopping import StagedBound, Stages, StoppingRule, next_radius
 
 GRID = "grid:0,0.25,0.5,0.75"
+
+
+def quarter(p_lower: float) -> float:
+    return isotropic_radius(p_lower, 0.25)
 
 
 def test_reference_path() -> None:
@@ -55,7 +60,7 @@ def run(rule: str, p: float, n: int, alpha: float, unit: float, generator: np.ra
         k += int(generator.binomial(size - used, p))
         used = size
         bound.update(k)
-        if parsed.stops(bound, k, unit):
+        if parsed.stops(bound, k, lambda p: isotropic_radius(p, unit)):
             break
     return bound.p_lower, used
 
@@ -113,17 +118,17 @@ def test_hopeless_images_are_given_up_on_and_hopeful_ones_are_not() -> None:
         parsed = StoppingRule.parse(rule)
         bound = StagedBound(parsed.stages(100_000), 0.001)
         bound.update(150)
-        assert parsed.stops(bound, 150, 0.25)  # 30 % after 500 draws
+        assert parsed.stops(bound, 150, quarter)  # 30 % after 500 draws
         bound = StagedBound(parsed.stages(100_000), 0.001)
         bound.update(265)
-        assert not parsed.stops(bound, 265, 0.25)  # 53 % may still pass 1/2
+        assert not parsed.stops(bound, 265, quarter)  # 53 % may still pass 1/2
 
 
 def test_full_is_plain_clopper_pearson() -> None:
     parsed = StoppingRule.parse("full")
     bound = StagedBound(parsed.stages(1000), 0.001)
     assert bound.update(990) == clopper_pearson_lower(990, 1000, 0.001)
-    assert parsed.stops(bound, 990, 0.25)
+    assert parsed.stops(bound, 990, quarter)
 
 
 def test_next_radius() -> None:
@@ -147,3 +152,14 @@ def test_nonsense_is_one_line(text: str) -> None:
 def test_impossible_stages(sizes: tuple[int, ...], shares: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="s"):
         Stages(sizes, shares)
+
+
+def test_a_radius_that_is_zero_for_any_bound_is_decided_with_the_class() -> None:
+    for rule in ("relative:0.05", GRID):
+        parsed = StoppingRule.parse(rule)
+        bound = StagedBound(parsed.stages(100_000), 0.001)
+        bound.update(490)
+        assert parsed.stops(bound, 490, lambda p: 0.0)
+    bound = StagedBound(parsed.stages(100_000), 0.001)
+    bound.update(265)
+    assert not parsed.stops(bound, 265, lambda p: 0.0)

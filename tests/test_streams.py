@@ -200,6 +200,18 @@ def test_neighbours_within_a_block_are_uncorrelated() -> None:
         assert abs(correlation) < 5 / math.sqrt(len(x) - lag)
 
 
+def test_bits_are_the_words_of_the_same_generator() -> None:
+    out = torch.empty(3, 4, dtype=torch.int64)
+    Stream(7, Domain.SELECT, 3).fill_bits(2, 1, out)
+    expected: list[int] = []
+    for step in (1, 2, 3):
+        expected += philox_4x64([step, 1, 2, 3], [7, 1])
+    assert [word % 2**64 for word in out.flatten().tolist()] == expected
+    shorter = torch.empty(5, dtype=torch.int64)
+    Stream(7, Domain.SELECT, 3).fill_bits(2, 1, shorter)
+    assert torch.equal(shorter, out.flatten()[:5])
+
+
 @pytest.mark.parametrize(("seed", "index"), [(-1, 0), (0, -1), (2**63, 0), (0, 2**63)])
 def test_an_impossible_address_is_refused_in_one_line(seed: int, index: int) -> None:
     with pytest.raises(ConcertError, match=r"2\^63") as caught:
@@ -232,3 +244,5 @@ def test_fresh_seeds_differ_and_are_valid() -> None:
 def test_the_source_is_named_after_the_device() -> None:
     assert source_name(torch.device("cpu")) == "philox4x64-ziggurat"
     assert source_name(torch.device("cuda", 1)) == "torch-cuda"
+    assert source_name(torch.device("cpu"), "bits") == "philox4x64-bits"
+    assert source_name(torch.device("cuda"), "bits") == "torch-cuda-bits"

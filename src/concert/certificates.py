@@ -12,40 +12,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import torch
-from scipy.special import gammaln, ndtri
+from scipy.special import ndtri
 from torch import Tensor
 
+from concert.input_dependent import input_dependent_radius
+from concert.regions import Guarantee, Region, Regions, empty, union
+from concert.split_kl import lipschitz_radius
 
-class Guarantee(StrEnum):
-    """For whom a certified region holds."""
-
-    DEPLOYED = "deployed"
-    FROZEN = "frozen-noise"
-    NONE = "none"
-    UNKNOWN = "unknown"
-
-    @property
-    def sentence(self) -> str:
-        """The guarantee in one sentence, as printed under every table."""
-        return _SENTENCES[self]
-
-
-_SENTENCES: Final = {
-    Guarantee.DEPLOYED: (
-        "With probability at least 1 - alpha over the certifying draws, the smoothed classifier as "
-        "deployed predicts the same class for every perturbation inside the region."
-    ),
-    Guarantee.FROZEN: (
-        "The region holds only for a classifier whose sigma map is frozen at the certified image; "
-        "the deployed classifier recomputes the map on the perturbed image and is not covered."
-    ),
-    Guarantee.NONE: "The number is a reproduction of a published formula and guarantees nothing.",
-    Guarantee.UNKNOWN: "The log does not say what its radii guarantee.",
-}
+__all__ = [
+    "Claim",
+    "Guarantee",
+    "Region",
+    "Regions",
+    "algorithm2",
+    "empty",
+    "frozen",
+    "isotropic",
+    "isotropic_grid",
+    "isotropic_radius",
+    "lipschitz",
+    "normalized_radius",
+    "queried_ball",
+    "queried_ellipsoid",
+    "sigma_statistics",
+    "static",
+    "union",
+]
 
 
 # Relative; covers SciPy's error in Phi^-1 (6.3e-16 against 40 digits) and that of later products.
@@ -54,50 +49,10 @@ RADIUS_MARGIN: Final = 1e-14
 FLOOR_SLACK: Final = 1e-6
 
 
-@dataclass(frozen=True)
-class Region:
-    """Certified perturbations: the ball of `radius` in `dim` dimensions, and an ellipsoid if any.
-
-    `axes` holds the ellipsoid's semi-axes, shape (C, H, W): {delta : sum (delta_i/axes_i)^2 < 1}.
-    A perturbation in either is certified; `radius` is the largest certified l2 ball.
-    """
-
-    certificate: str
-    guarantee: Guarantee
-    radius: float
-    dim: int
-    axes: Tensor | None = None
-
-    def contains(self, delta: Tensor) -> Tensor:
-        """Whether perturbations (C, H, W) or (B, C, H, W) are certified: bool, shape () or (B,)."""
-        single = delta.ndim == 3
-        rows = delta.detach().double().cpu().reshape(1 if single else len(delta), -1)
-        inside = (rows.square().sum(dim=1) < self.radius**2) & (self.radius > 0)
-        if self.axes is not None:
-            inside |= (rows / self.axes.double().reshape(1, -1)).square().sum(dim=1) < 1.0
-        return inside[0] if single else inside
-
-    @property
-    def proxy_volume(self) -> float:
-        """Geometric mean of the semi-axes: rhat * (prod sigma_i)^(1/d), the paper's Eq. 11.
-
-        Of the ball where that is larger than the ellipsoid.
-        """
-        if self.radius <= 0 or self.axes is None:
-            return max(self.radius, 0.0)
-        return max(self.radius, math.exp(float(self.axes.double().log().mean())))
-
-    @property
-    def log_volume(self) -> float:
-        """Natural logarithm of the region's volume, -inf for an empty region."""
-        if self.radius <= 0:
-            return -math.inf
-        unit_ball = 0.5 * self.dim * math.log(math.pi) - float(gammaln(0.5 * self.dim + 1.0))
-        return unit_ball + self.dim * math.log(self.proxy_volume)
-
-
 def normalized_radius(p_lower: float) -> float:
     """rhat = Phi^-1(p_lower), rounded down; 0 where p_lower <= 1/2 (Eq. 10, one-sided)."""
+    # A float32 scalar or tensor would be given a quantile of its own precision.
+    p_lower = float(p_lower)
     if not 0.0 <= p_lower < 1.0:
         raise ValueError(f"p_lower must lie in [0, 1), got {p_lower}")
     return 0.0 if p_lower <= 0.5 else float(ndtri(p_lower)) * (1.0 - RADIUS_MARGIN)
@@ -113,6 +68,22 @@ def isotropic_radius(p_lower: float, sigma: float) -> float:
 def isotropic(p_lower: float, sigma: float, dim: int) -> Region:
     """Cohen's ball (Cohen et al. 2019, Theorem 1, with p_B = 1 - p_lower)."""
     return Region("isotropic", Guarantee.DEPLOYED, isotropic_radius(p_lower, sigma), dim)
+
+
+def isotropic_grid(p_lower: float, sigma: float, dim: int, distance: float) -> Region:
+    """Cohen's ball for noise on a grid, between images of that grid.
+
+    Rounded Gaussian noise added to a grid image is the rounding of Gaussian noise added to it.
+    `distance` bounds the total variation between the integers as drawn and that noise, over all
+    `dim` values: it is taken from the share at x, and asked for beyond 1/2 at x + delta.
+    """
+    if not 0.0 <= distance <= 0.01:
+        raise ValueError(f"distance must lie in [0, 0.01], got {distance}")
+    # Phi^-1(1/2 + t) <= 2.51 t for t <= 0.01.
+    p_ideal = max(0.0, math.nextafter(p_lower - distance, 0.0))
+    rhat = normalized_radius(p_ideal) - 2.51 * distance
+    radius = math.nextafter(sigma * max(0.0, rhat) * (1.0 - RADIUS_MARGIN), 0.0)
+    return Region("isotropic-grid", Guarantee.DEPLOYED, radius, dim)
 
 
 def _ellipsoid(p_lower: float, sigma_map: Tensor) -> tuple[float, Tensor]:
@@ -143,6 +114,37 @@ def frozen(p_lower: float, sigma_map: Tensor) -> Region:
     return Region("frozen", Guarantee.FROZEN, radius, axes.numel(), axes)
 
 
+def algorithm2(
+    p_lower: float, sigma_map: Tensor, low: float, high: float, guarantee: Guarantee
+) -> Region:
+    """The radius step of the paper's Algorithm 2, with its formulas corrected (docs/errata.md).
+
+    sigma_0 is the map's minimum (Lemma 3), and an attacker may move sigma_1 in [low, high], the
+    generator's box. A theorem for one noise level per image (Sukenik et al. 2022); Lemma 3, which
+    is to carry it over to maps, is false, so `guarantee` is `none` for them. The radius is 0 for
+    all but narrow boxes in the dimension of images.
+    """
+    smallest, _, largest = sigma_statistics(sigma_map)
+    if not low <= smallest <= largest <= high:
+        raise ValueError(
+            f"the sigma map's range [{smallest}, {largest}] is not in the box [{low}, {high}]"
+        )
+    dim = sigma_map.numel()
+    return Region(
+        "algorithm2", guarantee, input_dependent_radius(p_lower, smallest, low, high, dim), dim
+    )
+
+
+def lipschitz(p_lower: float, sigma_map: Tensor, constant: float) -> Region:
+    """Ball for noise shaped by the image itself through a generator that changes slowly.
+
+    `sigma_map` is G(x) and log G is `constant`-Lipschitz in l2: `concert.split_kl`.
+    """
+    smallest, _, _ = sigma_statistics(sigma_map)
+    radius = lipschitz_radius(p_lower, smallest, constant) * (1.0 - RADIUS_MARGIN)
+    return Region("lipschitz", Guarantee.DEPLOYED, radius, sigma_map.numel())
+
+
 def queried_ball(p_lower: float, sigma_low: float, dim: int) -> Region:
     """Ball of radius sigma_low * Phi^-1(p_lower) for noise shaped by a noisy query.
 
@@ -165,16 +167,6 @@ def queried_ellipsoid(p_lower: float, floor: Tensor) -> Region:
     return Region("queried", Guarantee.DEPLOYED, radius, axes.numel(), axes)
 
 
-def union(certificate: str, first: Region, second: Region) -> Region:
-    """Both of two regions that hold together: the larger ball, and the ellipsoid of either."""
-    if first.guarantee is not second.guarantee or first.dim != second.dim:
-        raise ValueError("only regions with the same guarantee and dimension can be united")
-    certified = [region for region in (first, second) if region.radius > 0]
-    axes = next((region.axes for region in certified if region.axes is not None), None)
-    radius = max(first.radius, second.radius)
-    return Region(certificate, first.guarantee, radius, first.dim, axes)
-
-
 @dataclass(frozen=True)
 class Claim:
     """An event whose probability is bounded from below, and the region that a bound gives.
@@ -187,10 +179,9 @@ class Claim:
     alpha_share: float = 1.0
     floor: Tensor | None = None
 
-
-def empty(certificate: str, guarantee: Guarantee, dim: int) -> Region:
-    """The region of an abstention."""
-    return Region(certificate, guarantee, 0.0, dim)
+    def radius(self, p_lower: float) -> float:
+        """The radius of the region that a bound gives."""
+        return self.region(p_lower).radius
 
 
 def sigma_statistics(sigma_map: Tensor) -> tuple[float, float, float]:

@@ -64,6 +64,7 @@ def check_certification(
     if certificate not in ("auto", *noise.certificates):
         names = ["auto", *noise.certificates]
         raise ConcertError(nearest(f"certificate for {noise.kind} noise", certificate, names))
+    noise.guarantee_of(certificate)  # refuses one that lacks what it rests on
 
 
 def check_prediction(n: int, alpha: float) -> None:

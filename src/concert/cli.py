@@ -1,4 +1,4 @@
-"""The commands: train, certify, predict, report, demo. No logic of its own.
+"""The commands: train, certify, predict, audit, report, demo. No logic of its own.
 
 Settings come from dataclasses: defaults, then the recipe's YAML, then flags. What the user got
 wrong is one line on standard error and exit code 2; an interrupted run exits with 130 and goes on
@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
     "certify": "certify the images of a data set into a log; resumes",
     "predict": "predict image files with the smoothed classifier",
+    "audit": "try to break the certificates of a log; resumes",
     "report": "tables and a figure from certification logs",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
@@ -230,6 +231,30 @@ def _predict_parser() -> Parser:
     return parser
 
 
+def _audit_parser() -> Parser:
+    parser = Parser(prog="concert audit", description=COMMANDS["audit"])
+    parser.add_argument("run", type=Path, help="run or model folder")
+    parser.add_argument(
+        "--log", type=Path | None, default=None, help="default: the only certify*.tsv in RUN"
+    )
+    parser.add_argument("--images", type=int, default=50, help="first so many certified images")
+    parser.add_argument("--starts", type=int, default=8, help="starting points of a search")
+    parser.add_argument("--steps", type=int, default=20, help="gradient steps from each")
+    parser.add_argument("--draws", type=int, default=32, help="noisy copies per gradient")
+    parser.add_argument("--n0", type=int, default=500, help="draws that choose a candidate")
+    parser.add_argument("--n", type=int, default=10_000, help="fresh draws that test it")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the audit's own noise")
+    parser.add_argument("--data.name", type=str, default="", help="default: the log's data")
+    parser.add_argument("--data.path", type=Path | None, default=None, help="folder of the data")
+    parser.add_argument(
+        "--data.size", type=int | None, default=None, help="resize and crop to this"
+    )
+    parser.add_argument("--out", type=Path | None, default=None, help="default RUN/audit-LOG")
+    parser.add_argument("--trust", action="store_true", help="import the run's own classifier code")
+    parser.add_class_arguments(SamplingFlags, None)
+    return parser
+
+
 def _report_parser() -> Parser:
     parser = Parser(prog="concert report", description=COMMANDS["report"])
     parser.add_argument("logs", type=Path, nargs="+", help="certification logs (TSV)")
@@ -248,6 +273,7 @@ PARSERS: Final = {
     "train": _train_parser,
     "certify": _certify_parser,
     "predict": _predict_parser,
+    "audit": _audit_parser,
     "report": _report_parser,
     "demo": _demo_parser,
 }

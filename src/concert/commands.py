@@ -13,9 +13,16 @@ import torch
 import yaml
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from concert.auditing import AuditSettings
+from concert.auditing.run import find_log, log_identity
 from concert.checks import check_prediction
 from concert.config import DataSettings, Recipe
-from concert.console import certify_with_display, make_console, train_with_display
+from concert.console import (
+    audit_with_display,
+    certify_with_display,
+    make_console,
+    train_with_display,
+)
 from concert.errors import INTERRUPTED, ConcertError
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
@@ -76,7 +83,7 @@ def certify(options: Any, argv: list[str]) -> int:
     command = f"concert {shlex.join(argv)}"
     certify_with_display(smoothed, options.run, data, settings, log_path, console, command)
     console.print(f"log: {log_path}")
-    console.print(smoothed.noise.guarantee.sentence)
+    console.print(smoothed.noise.sentence_of(settings.certificate))
     console.print(f"next: concert report {shlex.quote(str(log_path))}")
     return 0
 
@@ -100,6 +107,30 @@ def predict(options: Any, argv: list[str]) -> int:
         answer = "abstains" if label == ABSTAIN else description.class_names[label]
         console.print(f"{path}: {answer} ({share})")
     return 0
+
+
+def audit(options: Any, argv: list[str]) -> int:
+    """`concert audit RUN`; exit code 1 where more certificates are broken than alpha explains"""
+    settings = AuditSettings(
+        options.starts, options.steps, options.draws, options.n0, options.n, options.seed
+    )
+    description, _ = read_description(options.run)
+    log = read_log(options.log or find_log(options.run))
+    identity = log_identity(log)
+    # The votes behind a log depend, though rarely, on the batch shape.
+    options.batch_size = options.batch_size or int(identity["batch_size"])
+    options.data.name = options.data.name or str(identity["data"]["name"])
+    data = _data_of(options.run, description.data, options.data)
+    out = options.out or options.run / f"audit-{log.path.stem}"
+    smoothed, console = _load(options), make_console()
+    command = f"concert {shlex.join(argv)}"
+    result = audit_with_display(
+        smoothed, data, log, options.images, settings, out, console, command
+    )
+    for sentence in result.sentences:
+        console.print(sentence)
+    console.print(f"audit: {out}")
+    return 0 if result.passed else 1
 
 
 def report(options: Any, argv: list[str]) -> int:

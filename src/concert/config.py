@@ -53,6 +53,9 @@ class NoiseSettings:
 
     kind: isotropic, static, generated (the paper's; frozen-noise guarantee) or queried (deployed).
     sigma: isotropic noise only.
+    grid: isotropic noise only. A whole number (255 for 8-bit images) draws the noise as integers,
+    as the Gaussian rounded to multiples of 1/grid. Only images of such multiples are taken, and the
+    certificate, free of any rounding of noise, is about such images. None adds float32 noise.
     low, high, omega: the box [low, omega * high] of the sigma map (a, b and omega of Eq. 14).
     query_sigma: standard deviation of the query (queried noise); None means high.
     generator: coarse, codebook, bounded or paper (see `concert.generator`); None means coarse for
@@ -62,6 +65,7 @@ class NoiseSettings:
 
     kind: Literal["isotropic", "static", "generated", "queried"] = "queried"
     sigma: float = 0.25
+    grid: int | None = None
     low: float = 0.25
     high: float = 0.5
     omega: float = 0.95

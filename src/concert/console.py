@@ -1,4 +1,4 @@
-"""What the command-line tool shows while it works: progress of training and certification."""
+"""What the command-line tool shows while it works: training, certification and audits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from concert.auditing import AuditSettings
+from concert.auditing.run import AuditProgress, AuditResult, audit_log
 from concert.config import DataSettings, Recipe
 from concert.data import load_images
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data
+from concert.log_reading import LoadedLog
 from concert.memory import keep_large_blocks
 from concert.smoothing import SmoothedClassifier
 from concert.training import StepProgress, Watcher, train
@@ -115,13 +118,13 @@ class TrainingDisplay(Watcher):
         return self.stop.asked
 
 
-class CertificationDisplay:
-    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left."""
+class LiveRow:
+    """A table of one row that follows the work; not on a terminal, a line now and then."""
+
+    title: str
 
     def __init__(self, console: Console, stop: StopSignal) -> None:
         self.console, self.stop = console, stop
-        self.images = self.correct = self.abstained = self.draws = 0
-        self.radii = self.seconds = 0.0
         self.live = Live(console=console, refresh_per_second=2, transient=False)
         self.last = 0.0
 
@@ -139,6 +142,31 @@ class CertificationDisplay:
         if self.console.is_terminal:
             self.live.stop()
 
+    def show(self, row: list[tuple[str, str]], finished: bool) -> None:
+        """Show the row, and raise KeyboardInterrupt if the work was asked to stop."""
+        if self.console.is_terminal:
+            table = Table(title=self.title)
+            for name, _ in row:
+                table.add_column(name, justify="right")
+            table.add_row(*(value for _, value in row))
+            self.live.update(table)
+        elif finished or time.monotonic() - self.last > 30:
+            self.last = time.monotonic()
+            self.console.print(", ".join(f"{name} {value}" for name, value in row))
+        if self.stop.asked and not finished:
+            raise KeyboardInterrupt
+
+
+class CertificationDisplay(LiveRow):
+    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left."""
+
+    title = "certifying (figures of this part of the run)"
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        super().__init__(console, stop)
+        self.images = self.correct = self.abstained = self.draws = 0
+        self.radii = self.seconds = 0.0
+
     def __call__(self, progress: CertifyProgress) -> None:
         certification = progress.certification
         right = certification.label == progress.true_label
@@ -148,14 +176,7 @@ class CertificationDisplay:
         self.radii += certification.radius * right
         self.draws += certification.n_used
         self.seconds += progress.seconds
-        finished = progress.done == progress.total
-        if self.console.is_terminal:
-            self.live.update(self._table(progress))
-        elif finished or time.monotonic() - self.last > 30:
-            self.last = time.monotonic()
-            self.console.print(", ".join(f"{name} {value}" for name, value in self._row(progress)))
-        if self.stop.asked and not finished:
-            raise KeyboardInterrupt
+        self.show(self._row(progress), progress.done == progress.total)
 
     def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
         left = (progress.total - progress.done) * self.seconds / self.images
@@ -168,13 +189,32 @@ class CertificationDisplay:
             ("time left", f"{int(left) // 60}:{int(left) % 60:02d}"),
         ]
 
-    def _table(self, progress: CertifyProgress) -> Table:
-        table = Table(title="certifying (figures of this part of the run)")
-        row = self._row(progress)
-        for name, _ in row:
-            table.add_column(name, justify="right")
-        table.add_row(*(value for _, value in row))
-        return table
+
+class AuditDisplay(LiveRow):
+    """The live table of an audit: tried, broken, closest margin, time left."""
+
+    title = "trying to break certificates (figures of this part of the run)"
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        super().__init__(console, stop)
+        self.began = time.monotonic()
+        self.images = self.broken = 0
+        self.closest = 1.0
+
+    def __call__(self, progress: AuditProgress) -> None:
+        finding = progress.finding
+        self.images += 1
+        self.broken += finding.broken
+        self.closest = min(self.closest, finding.margin)
+        each = (time.monotonic() - self.began) / self.images
+        left = int((progress.total - progress.done) * each)
+        row = [
+            ("tried", f"{progress.done}/{progress.total}"),
+            ("broken", f"{self.broken}"),
+            ("closest margin", f"{self.closest:.3f}"),
+            ("time left", f"{left // 60}:{left % 60:02d}"),
+        ]
+        self.show(row, progress.done == progress.total)
 
 
 def make_console() -> Console:
@@ -203,3 +243,21 @@ def certify_with_display(
     images = load_images(data.name, settings.split, data.path, data.size)
     with StopSignal() as stop, CertificationDisplay(console, stop) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command)
+
+
+def audit_with_display(
+    smoothed: SmoothedClassifier,
+    data: DataSettings,
+    log: LoadedLog,
+    count: int,
+    settings: AuditSettings,
+    out: Path,
+    console: Console,
+    command: str = "",
+) -> AuditResult:
+    """Audit a log with a live table on the console."""
+    keep_large_blocks()
+    split = str(log.run["identity"]["data"]["split"])
+    images = load_images(data.name, split, data.path, data.size)
+    with StopSignal() as stop, AuditDisplay(console, stop) as display:
+        return audit_log(smoothed, images, log, count, settings, out, display, command)

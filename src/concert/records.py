@@ -47,7 +47,8 @@ class Certification:
     """What is certified about one image.
 
     label: the predicted class, -1 where the smoothed classifier abstains.
-    radius: the largest l2 ball inside the certified region, pixels in [0, 1]; 0 for an abstention.
+    radius: the largest l2 ball inside the certified region, pixels in [0, 1]; 0 for an abstention,
+    and where the class at the image is certain but nothing around it.
     p_lower: lower confidence bound of the event that the radius rests on.
     guarantee, certificate: for whom the region holds, and which theorem gives it.
     axes: semi-axes of the ellipsoid (C, H, W), or None for a ball; not in the log and not compared.

@@ -29,7 +29,14 @@ from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
 from concert.files import write_atomically
 from concert.generator import build_generator
-from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
+from concert.noise import (
+    GeneratedNoise,
+    GridNoise,
+    IsotropicNoise,
+    NoiseModel,
+    QueriedNoise,
+    StaticNoise,
+)
 from concert.objectives import OBJECTIVES, Objective
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier
@@ -70,7 +77,12 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
 def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict[str, Any]:
     """The resolved noise model of a recipe, for images of `shape`."""
     if settings.kind == "isotropic":
-        return {"kind": "isotropic", "sigma": settings.sigma}
+        grid = {} if settings.grid is None else {"grid": settings.grid}
+        return {"kind": "isotropic", "sigma": settings.sigma, **grid}
+    if settings.grid is not None:
+        raise ConcertError(
+            f"noise.grid is for isotropic noise only, not {settings.kind}: remove it"
+        )
     low, high = settings.low, settings.omega * settings.high
     if not 0 < low <= high:
         raise ConcertError(
@@ -99,6 +111,8 @@ def build_noise(
     """The noise model of a description; `sigma_map` (C, H, W) is for static noise."""
     kind = described["kind"]
     if kind == "isotropic":
+        if "grid" in described:
+            return GridNoise(described["sigma"], described["grid"])
         return IsotropicNoise(described["sigma"])
     if kind == "static":
         placeholder = torch.full(shape, float(described["low"]))

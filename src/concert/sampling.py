@@ -154,10 +154,13 @@ class Sampler:
             if self.device.type == "cpu":
                 torch.set_num_threads(self._threads)
             channels, height, width = self.shape
+            dtype = torch.float32 if self.noise.draws == "normals" else torch.int64
             # Contiguous (B, H, W, C) memory seen as (B, C, H, W) is channels-last, and filling it
             # in memory order is several times faster than filling a permuted tensor.
             self._scratch.bases = [
-                torch.zeros(self.batch_size, height, width, channels, device=self.device)
+                torch.zeros(
+                    self.batch_size, height, width, channels, dtype=dtype, device=self.device
+                )
                 for _ in range(self.noise.lanes)
             ]
         bases: list[Tensor] = self._scratch.bases
@@ -231,10 +234,11 @@ class Sampler:
     def _draw(self, stream: Stream, start: int, lanes: int) -> tuple[Tensor, ...]:
         """Fill this worker's buffers with the draws from `start` on."""
         bases = self._bases()[:lanes]
+        fill = stream.fill if self.noise.draws == "normals" else stream.fill_bits
         for lane, base in enumerate(bases):
             for offset in range(0, self.batch_size, DRAWS_PER_BLOCK):
                 block = (start + offset) // DRAWS_PER_BLOCK
-                stream.fill(block, lane, base[offset : offset + DRAWS_PER_BLOCK])
+                fill(block, lane, base[offset : offset + DRAWS_PER_BLOCK])
         return tuple(base.permute(0, 3, 1, 2) for base in bases)
 
     @torch.inference_mode()

@@ -129,7 +129,7 @@ class SmoothedClassifier(nn.Module):
         self, images: Tensor, n: int, seed: int | None, indices: Sequence[int] | None = None
     ) -> list[Votes]:
         """The votes that `predict` decides by, one record per image."""
-        images = check_images(images, self.shape)
+        images = self.noise.accept(check_images(images, self.shape))
         seed = fresh_seed() if seed is None else seed
         numbers = check_indices(indices, len(images))
         sampler = self.sampler(images.shape[1:])
@@ -156,6 +156,10 @@ class SmoothedClassifier(nn.Module):
         images' numbers in their data set and address their noise; they default to 0, 1, ...
         `stopping` is "full" (all n draws), "relative:EPS" or "grid:R,R,...": `concert.stopping`.
         `certificate` "queried" adds the ellipsoid; its map comes from `n_select` generator passes.
+
+        It abstains where no bound exceeds 1/2, as Cohen et al. 2019. A bound above 1/2 whose
+        certificate reaches no radius ("algorithm2" in its wide boxes) is a prediction with radius
+        0: the class at the image itself is still certain up to alpha.
         """
         return [
             timed.certification
@@ -180,7 +184,7 @@ class SmoothedClassifier(nn.Module):
         check_certification(self.noise, n0, n, alpha, certificate, n_select)
         rule = StoppingRule.parse(stopping)
         name = self.noise.certificate if certificate == "auto" else certificate
-        images = check_images(images, self.shape)
+        images = self.noise.accept(check_images(images, self.shape))
         for image, index in zip(images, check_indices(indices, len(images)), strict=True):
             start = time.perf_counter()
             certification = self._certify_image(
@@ -227,6 +231,7 @@ class SmoothedClassifier(nn.Module):
         reason = ""
         if region.radius <= 0:
             region = certificates.empty(region.certificate, region.guarantee, image.numel())
+        if not tally.decided:
             reason = tally.reason()
         low, middle, high = certificates.sigma_statistics(sigma_map)
         return Certification(

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from scipy.special import ndtr
-
 from concert.bounds import clopper_pearson_lower
-from concert.certificates import normalized_radius
 from concert.errors import ConcertError, nearest
 
 # Looks before the last one, with their shares of alpha; the last one gets the rest.
@@ -116,10 +113,10 @@ class StoppingRule:
         """The looks that the rule needs."""
         return Stages.single(n) if self.kind == "full" else Stages.standard(n, multiple)
 
-    def stops(self, bound: StagedBound, k: int, unit: float) -> bool:
+    def stops(self, bound: StagedBound, k: int, radius_of: Callable[[float], float]) -> bool:
         """Whether to stop after the last update, whose count was `k`.
 
-        `unit` turns a normal quantile into the radius that is reported: radius = unit * Phi^-1(p).
+        `radius_of` turns a lower bound into the radius that is reported; it must not decrease.
         """
         sizes = bound.stages.sizes
         n, last = sizes[bound.stage - 1], sizes[-1]
@@ -132,17 +129,16 @@ class StoppingRule:
         if optimistic < 0.5:
             return True
         final_alpha = bound.stages.shares[-1] * bound.alpha
-        radius = unit * normalized_radius(bound.p_lower)
+        radius = radius_of(bound.p_lower)
         if self.kind == "relative":
             projected = clopper_pearson_lower(round(share * last), last, final_alpha)
-            wanted = unit * normalized_radius(projected)
-            return bound.p_lower > 0.5 and radius >= (1.0 - self.values[0]) * wanted
+            wanted = (1.0 - self.values[0]) * radius_of(projected)
+            return bound.p_lower > 0.5 and radius >= wanted
         target = next_radius(self.values, radius, bound.p_lower > 0.5)
         if target is None:
             return True
         best = clopper_pearson_lower(k + last - n, last, final_alpha)
-        out_of_reach = unit * normalized_radius(best) < target
-        return out_of_reach or optimistic < float(ndtr(target / unit))
+        return radius_of(min(best, optimistic)) < target
 
 
 def next_radius(grid: Sequence[float], radius: float, certified: bool) -> float | None:

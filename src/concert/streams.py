@@ -43,8 +43,10 @@ def fresh_seed() -> int:
     return secrets.randbits(63)
 
 
-def source_name(device: torch.device) -> str:
-    """The source of a device's normals, for the log."""
+def source_name(device: torch.device, draws: str = "normals") -> str:
+    """The source of a device's normals, or of its uniform integers ("bits"), for the log."""
+    if draws == "bits":
+        return "philox4x64-bits" if device.type == "cpu" else f"torch-{device.type}-bits"
     return "philox4x64-ziggurat" if device.type == "cpu" else f"torch-{device.type}"
 
 
@@ -68,13 +70,34 @@ class Stream:
         A shorter `out` gets the beginning of the block's numbers on the processor.
         """
         if out.device.type == "cpu":
-            key = np.array([self.seed, self.domain], dtype=np.uint64)
-            counter = np.array([0, lane, block, self.index], dtype=np.uint64)
-            philox = np.random.Philox(key=key, counter=counter)
-            np.random.Generator(philox).standard_normal(dtype=np.float32, out=out.numpy())
+            np.random.Generator(self._philox(block, lane)).standard_normal(
+                dtype=np.float32, out=out.numpy()
+            )
         else:
-            address = (self.seed, self.domain, self.index, block, lane)
-            out.normal_(generator=keyed_generator(*address, device=out.device))
+            out.normal_(generator=self._torch_generator(block, lane, out.device))
+
+    def fill_bits(self, block: int, lane: int, out: Tensor) -> None:
+        """Overwrite `out` (contiguous int64) with 64 uniform bits each, of one block and lane.
+
+        They are the source of the block's normals, so a draw must not use both.
+        """
+        if out.device.type == "cpu":
+            # The generator's words as they come; unlike `random_raw` it frees other threads.
+            words = np.random.Generator(self._philox(block, lane)).integers(
+                0, 2**64 - 1, out.numel(), dtype=np.uint64, endpoint=True
+            )
+            out.copy_(torch.from_numpy(words.view(np.int64)).reshape(out.shape))
+        else:
+            out.random_(-(2**63), None, generator=self._torch_generator(block, lane, out.device))
+
+    def _philox(self, block: int, lane: int) -> np.random.Philox:
+        key = np.array([self.seed, self.domain], dtype=np.uint64)
+        counter = np.array([0, lane, block, self.index], dtype=np.uint64)
+        return np.random.Philox(key=key, counter=counter)
+
+    def _torch_generator(self, block: int, lane: int, device: torch.device) -> torch.Generator:
+        address = (self.seed, self.domain, self.index, block, lane)
+        return keyed_generator(*address, device=device)
 
 
 def keyed_generator(*address: int, device: torch.device | str = "cpu") -> torch.Generator:

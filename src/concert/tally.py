@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
-from scipy.special import ndtr
 
 from concert.bounds import draws_to_certify
 from concert.certificates import Claim, Region, union
 from concert.sampling import Votes
 from concert.stopping import StagedBound, Stages, StoppingRule
-
-# The share at which Phi^-1 is 1, so that the radius there is the unit of all radii.
-UNIT_SHARE: Final = float(ndtr(1.0))
 
 
 class Tally:
@@ -33,7 +28,6 @@ class Tally:
     ) -> None:
         self.claims, self.candidate = claims, candidate
         self.bounds = [StagedBound(stages, claim.alpha_share * alpha) for claim in claims]
-        self.units = [claim.region(UNIT_SHARE).radius for claim in claims]
         self.counts = np.zeros(num_classes, dtype=np.int64)
         self.joint = np.zeros(num_classes, dtype=np.int64)
         self.n = 0
@@ -46,10 +40,10 @@ class Tally:
         if votes.joint is not None:
             self.joint += votes.joint
         content = []
-        for claim, bound, unit in zip(self.claims, self.bounds, self.units, strict=True):
+        for claim, bound in zip(self.claims, self.bounds, strict=True):
             k = int((self.counts if claim.floor is None else self.joint)[self.candidate])
             bound.update(k)
-            content.append(rule.stops(bound, k, unit))
+            content.append(rule.stops(bound, k, claim.radius))
         self.finished = all(content)
 
     def region(self) -> tuple[Region, float]:
@@ -63,8 +57,13 @@ class Tally:
             return regions[0], self.bounds[0].p_lower
         return union(regions[1].certificate, regions[0], regions[1]), self.bounds[best].p_lower
 
+    @property
+    def decided(self) -> bool:
+        """Whether the candidate is the most probable class, up to the error probability."""
+        return any(bound.p_lower > 0.5 for bound in self.bounds)
+
     def reason(self) -> str:
-        """Why nothing is certified, and how many draws would at the observed share.
+        """Why the class is undecided, and how many draws would at the observed share.
 
         Speaks of the first claim, whose event is the vote alone, at the last look's error.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ class NoiseModel(nn.Module, ABC):
     """Base of the noise models.
 
     Attributes: `kind` (its name in configurations), `certificate` (the default one), `guarantee` of
-    that certificate, `lanes` (independent standard normals per draw).
+    that certificate, `lanes` (independent sets of random numbers per draw), `draws` (what they are:
+    float32 standard normals, or uniform 64-bit integers).
     """
 
     kind: str
     certificate: str
     guarantee: Guarantee
     lanes: int = 1
+    draws: Literal["normals", "bits"] = "normals"
 
     @property
     def lowest(self) -> float:
@@ -35,6 +37,18 @@ class NoiseModel(nn.Module, ABC):
     def certificates(self) -> tuple[str, ...]:
         """The names of the certificates that this noise offers, the default first."""
         return (self.certificate,)
+
+    def guarantee_of(self, certificate: str) -> Guarantee:
+        """What a certificate by name (or "auto") guarantees; refuses one that cannot be given."""
+        return self.guarantee
+
+    def sentence_of(self, certificate: str) -> str:
+        """The guarantee of a certificate by name (or "auto") in words."""
+        return self.guarantee_of(certificate).sentence
+
+    def accept(self, images: Tensor) -> Tensor:
+        """The images (B, C, H, W) as this noise takes them; refuses those it does not take."""
+        return images
 
     def prepare(self, images: Tensor) -> Tensor | None:
         """The sigma maps (B, C, H, W) that depend on clean images only, computed once; or None."""
@@ -47,6 +61,7 @@ class NoiseModel(nn.Module, ABC):
         """Noisy copies and the sigma maps they used (broadcastable to them).
 
         `images` and each of `normals` broadcast to (B, C, H, W); `sigma` is what `prepare` gave.
+        `normals` holds one tensor a lane, of the kind that `draws` names.
         """
 
     def copies(

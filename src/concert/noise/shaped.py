@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,17 @@ from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like
 
 
 class GeneratedNoise(NoiseModel):
-    """z = x + G(x) * eps: the paper's noise. Its certificate holds for a frozen sigma map only."""
+    """z = x + G(x) * eps: the paper's noise. Its certificate holds for a frozen sigma map only.
+
+    Certificate "algorithm2", by name only, is the radius step of the paper's Algorithm 2 with its
+    formulas corrected. It needs the generator's box, attributes `low` and `high`. It guarantees
+    nothing for maps. Certificate "lipschitz", offered where the generator has a number `lipschitz`
+    that log G never exceeds as a slope, holds for the classifier as deployed.
+
+    A generator whose class says `one_level = True` gives one level per image: the first entry of
+    its output, clamped to the box, is used for the whole image, so that "algorithm2" holds for the
+    classifier as deployed whatever the generator does.
+    """
 
     kind = "generated"
     certificate = "frozen"
@@ -25,16 +36,74 @@ class GeneratedNoise(NoiseModel):
         super().__init__()
         self.generator = generator
 
+    @property
+    def one_level(self) -> bool:
+        """Whether the generator's class says that its map is one level for the whole image."""
+        return getattr(type(self.generator), "one_level", False) is True
+
+    def box(self) -> tuple[float, float]:
+        """The interval that no entry of a sigma map leaves, as float32 can hold its ends."""
+        try:
+            low = check_sigma("low", self.generator.low)  # type: ignore[arg-type]
+            high = check_sigma("high", self.generator.high)  # type: ignore[arg-type]
+        except (AttributeError, TypeError):
+            raise ConcertError(
+                "certificate 'algorithm2' needs the box of the generator's maps: give the generator"
+                " numbers 'low' and 'high'"
+            ) from None
+        return as_drawn(low), max(high, float(np.float32(high)))
+
     def prepare(self, images: Tensor) -> Tensor | None:
         sigma: Tensor = self.generator(images)
-        return sigma
+        if not self.one_level:
+            return sigma
+        low, high = self.box()
+        return sigma[:, :1, :1, :1].float().clamp(low, high).expand_as(images)
 
     def forward(
         self, images: Tensor, normals: tuple[Tensor, ...], sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         if sigma is None:
-            sigma = self.generator(images)
+            sigma = self.prepare(images)
+        assert sigma is not None
         return torch.addcmul(images, normals[0], sigma), sigma
+
+    @property
+    def certificates(self) -> tuple[str, ...]:
+        bounded = ("lipschitz",) if self.slope is not None else ()
+        return (self.certificate, "algorithm2", *bounded)
+
+    @property
+    def slope(self) -> float | None:
+        """The Lipschitz constant of the generator's log-map in l2, where it is known."""
+        slope = getattr(self.generator, "lipschitz", None)
+        return None if slope is None else check_sigma("lipschitz", slope)
+
+    def guarantee_of(self, certificate: str) -> Guarantee:
+        if certificate == "lipschitz":
+            return Guarantee.DEPLOYED
+        if certificate != "algorithm2":
+            return self.guarantee
+        self.box()
+        return Guarantee.DEPLOYED if self.one_level else Guarantee.NONE
+
+    def claims(
+        self, certificate: str, sigma_map: Tensor, floor: Tensor | None = None
+    ) -> tuple[Claim, ...]:
+        """The frozen ellipsoid, or by name the ball of Algorithm 2 or of a known slope."""
+        slope = self.slope
+        if certificate == "lipschitz" and slope is not None:
+            return (Claim(lambda p: certificates.lipschitz(p, sigma_map, slope)),)
+        if certificate != "algorithm2":
+            return super().claims(certificate, sigma_map)
+        guarantee, (low, high) = self.guarantee_of(certificate), self.box()
+        smallest, largest = (float(end) for end in torch.aminmax(sigma_map.detach().double()))
+        if not low <= smallest <= largest <= high:
+            raise ConcertError(
+                f"the generator's map has values in [{smallest:.6g}, {largest:.6g}], outside its "
+                f"box [{low:.6g}, {high:.6g}]: correct its 'low' and 'high', or clamp its output"
+            )
+        return (Claim(lambda p: certificates.algorithm2(p, sigma_map, low, high, guarantee)),)
 
     def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
         return certificates.frozen(p_lower, sigma_map)
@@ -51,11 +120,12 @@ class QueriedNoise(NoiseModel):
 
     The generator sees m1 only. Given (m1, z) the pair is an adaptive composition of Gaussian
     mechanisms of total budget ||delta/tau|| <= ||delta||/low, so Cohen's ball at sigma = low holds
-    for the classifier as deployed.
+    for the classifier as deployed. Certificate "queried" adds the ellipsoid of truncated counting,
+    both at half of alpha; "queried-ball" is the ball alone.
     """
 
     kind = "queried"
-    certificate = "queried-ball"
+    certificate = "queried"
     guarantee = Guarantee.DEPLOYED
     lanes = 2
 
@@ -121,7 +191,7 @@ class QueriedNoise(NoiseModel):
 
     @property
     def certificates(self) -> tuple[str, ...]:
-        return (self.certificate, "queried")
+        return (self.certificate, "queried-ball")
 
     def needs_floor(self, certificate: str) -> bool:
         return certificate == "queried"

@@ -1,0 +1,89 @@
+"""The pieces of a claimed region, each an ellipsoid that a search can walk in.
+
+Inside a part a perturbation is written in the part's own units: delta = axes * u, so that the part
+is the open unit ball {u : ||u|| < 1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from concert.certificates import Region
+
+# Candidates keep this distance from the boundary, in the part's own units: the region is open, and
+# a perturbed image is rounded to float32.
+INSIDE: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Part:
+    """{delta : sum (delta_i / axes_i)^2 < 1}; `axes` is float64 (C, H, W), `name` says which."""
+
+    name: str
+    axes: Tensor
+
+    def norms(self, deltas: Tensor) -> Tensor:
+        """Norms of perturbations (S, C, H, W) in the part's own units: (S,) float64."""
+        return lengths(deltas.double().cpu() / self.axes)
+
+
+def lengths(points: Tensor) -> Tensor:
+    """Euclidean norms (S,) of points (S, C, H, W)."""
+    norms: Tensor = torch.linalg.vector_norm(points, dim=(1, 2, 3))
+    return norms
+
+
+def spread(values: Tensor) -> Tensor:
+    """One number a point, (S,), as (S, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def parts_of(region: Region, shape: Sequence[int]) -> list[Part]:
+    """The ball of a certified region for images of `shape`, and its ellipsoid if there is one."""
+    ball = Part("ball", torch.full(tuple(shape), region.radius, dtype=torch.float64))
+    if region.axes is None:
+        return [ball]
+    return [ball, Part("ellipsoid", region.axes.double().cpu())]
+
+
+def project(units: Tensor, axes: Tensor, image: Tensor, boxed: bool) -> Tensor:
+    """Points (S, C, H, W) of a part, in its units, moved into it; with `boxed` into [0, 1] too.
+
+    A perturbed pixel is clamped first and the whole is then scaled towards the image. Both shorten
+    the perturbation, and the box is star-shaped around the image, so that both constraints hold.
+    """
+    if boxed:
+        units = ((image + axes * units).clamp(0.0, 1.0) - image) / axes
+    scales = ((1.0 - INSIDE) / lengths(units)).clamp(max=1.0)
+    return units * spread(scales)
+
+
+def realize(
+    units: Tensor, part: Part, image: Tensor, boxed: bool, levels: int | None = None
+) -> Tensor:
+    """Perturbed images (S, C, H, W) in float32, on the processor, that are inside as they stand.
+
+    `levels`: the images must be multiples of 1/levels, as `image` is. Rounding may carry a point
+    over the boundary; it is then scaled towards the image until the difference of the two float32
+    images, computed in float64, is inside.
+    """
+    clean, units = image.cpu().double(), units.cpu().double()
+    scales, shrink = torch.ones(len(units), dtype=torch.float64), INSIDE
+    while True:
+        deltas = spread(scales) * units * part.axes
+        perturbed = clean + deltas
+        if levels is not None:
+            perturbed = (perturbed * levels).round() / levels
+        if boxed:
+            perturbed = perturbed.clamp(0.0, 1.0)
+        perturbed = perturbed.float()
+        outside = part.norms(perturbed.double() - clean) > 1.0 - 0.5 * INSIDE
+        if not bool(outside.any()):
+            return perturbed
+        scales[outside] *= max(0.0, 1.0 - shrink)
+        shrink *= 2.0
