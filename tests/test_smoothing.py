@@ -255,7 +255,9 @@ def test_queried_noise_keeps_its_promise_where_the_frozen_radius_breaks() -> Non
 
     generator = Function(lambda x: 0.15 + 0.35 * torch.sigmoid(80 * (x - 0.06)))
     model = smoothed(Function(band), QueriedNoise(generator, 0.6, 0.15, 0.5))
-    record = model.certify(torch.zeros(1, 1, 1), n=20_000, alpha=0.001)[0]
+    record = model.certify(torch.zeros(1, 1, 1), n=20_000, alpha=0.001, certificate="queried-ball")[
+        0
+    ]
     assert record.guarantee is Guarantee.DEPLOYED
     assert record.label == 0
     assert record.axes is None
@@ -273,7 +275,7 @@ def test_the_queried_ellipsoid_of_a_constant_map_is_cohens_ball_at_that_noise() 
     points = images(12)
     model = smoothed(HalfSpace(0.25), noise)
     records = model.certify(points, n=4000, alpha=0.001, certificate="queried")
-    balls = model.certify(points, n=4000, alpha=0.001)
+    balls = model.certify(points, n=4000, alpha=0.001, certificate="queried-ball")
     for point, record, ball in zip(points, records, balls, strict=True):
         assert (record.certificate, record.guarantee) == ("queried", Guarantee.DEPLOYED)
         assert record.votes == ball.votes
@@ -309,7 +311,7 @@ def test_the_ellipsoid_rests_on_votes_above_its_floor() -> None:
     # The floor is a part of the mean map, which the dips lower by 0.009.
     assert float(record.axes.max()) <= 0.45 * normalized_radius(record.p_lower)
     assert float(record.axes.min()) >= 0.43 * normalized_radius(record.p_lower)
-    ball = model.certify(center, n=10_000, alpha=0.001)[0]
+    ball = model.certify(center, n=10_000, alpha=0.001, certificate="queried-ball")[0]
     assert ball.p_lower == bounds.clopper_pearson_lower(10_000, 10_000, 0.001)
 
 
