@@ -19,7 +19,7 @@ from concert.certificates import Guarantee, isotropic_grid, isotropic_radius
 from concert.config import NoiseSettings
 from concert.errors import ConcertError
 from concert.noise import GridNoise, IsotropicNoise
-from concert.noise.grid import thresholds, upper_half
+from concert.noise.grid import ON_GRID, thresholds, upper_half
 from concert.records import ABSTAIN
 from concert.runs import Description, build_noise, describe_noise, load, save_model
 from concert.sampling import Request, Sampler, SamplingSettings
@@ -221,7 +221,7 @@ def test_the_certificate_agrees_with_the_continuous_one_on_a_half_space() -> Non
 
 
 @pytest.mark.parametrize("p", [0.6, 0.9, 0.999, 1 - 1e-7])
-def test_the_radius_loses_nothing_but_the_tables_error(p: float) -> None:
+def test_the_radius_loses_nothing_but_the_error_of_table_and_images(p: float) -> None:
     noise, dim = GridNoise(SIGMA), 150_528
     region = noise.region(p, torch.empty(0), dim)
     distance = dim * noise.total_variation
@@ -233,7 +233,7 @@ def test_the_radius_loses_nothing_but_the_tables_error(p: float) -> None:
 
         exact = SIGMA * (quantile(mpmath.mpf(p) - distance) - quantile(0.5 + mpmath.mpf(distance)))
         assert mpmath.mpf(region.radius) <= exact
-    assert region.radius == pytest.approx(isotropic_radius(p, SIGMA), rel=1e-4)
+    assert region.radius == pytest.approx((1 - 2 * ON_GRID) * isotropic_radius(p, SIGMA), rel=1e-5)
     assert region.dim == dim
 
 

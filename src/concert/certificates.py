@@ -47,6 +47,8 @@ __all__ = [
 RADIUS_MARGIN: Final = 1e-14
 # Covers the drift of a generator's map between float32 engines (about 1e-7 relative).
 FLOOR_SLACK: Final = 1e-6
+# Rounding of a generator's map in float32, relative.
+MAP_ROUNDING: Final = 1e-6
 
 
 def normalized_radius(p_lower: float) -> float:
@@ -138,11 +140,14 @@ def algorithm2(
 def lipschitz(p_lower: float, sigma_map: Tensor, constant: float) -> Region:
     """Ball for noise shaped by the image itself through a generator that changes slowly.
 
-    `sigma_map` is G(x) and log G is `constant`-Lipschitz in l2: `concert.split_kl`.
+    `sigma_map` is G(x) and log G is `constant`-Lipschitz in l2: `concert.split_kl`. Both maps are
+    computed in float32, each value to a relative `MAP_ROUNDING`.
     """
     smallest, _, _ = sigma_statistics(sigma_map)
-    radius = lipschitz_radius(p_lower, smallest, constant) * (1.0 - RADIUS_MARGIN)
-    return Region("lipschitz", Guarantee.DEPLOYED, radius, sigma_map.numel())
+    dim = sigma_map.numel()
+    rounding = 2.0 * MAP_ROUNDING * math.sqrt(dim)
+    radius = lipschitz_radius(p_lower, smallest, constant, rounding) * (1.0 - RADIUS_MARGIN)
+    return Region("lipschitz", Guarantee.DEPLOYED, radius, dim)
 
 
 def queried_ball(p_lower: float, sigma_low: float, dim: int) -> Region:

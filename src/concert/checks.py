@@ -52,6 +52,7 @@ def check_certification(
 ) -> None:
     """Refuse settings that can never certify anything, before any draw is made."""
     check_alpha(alpha)
+    certificate = noise.certificate if certificate == "auto" else certificate
     for name, count in (("n0", n0), ("n_select", n_select)):
         if count < 1:
             raise ConcertError(f"{name} must be at least 1, got {count}")
@@ -61,7 +62,7 @@ def check_certification(
         raise ConcertError(
             f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"
         )
-    if certificate not in ("auto", *noise.certificates):
+    if certificate not in noise.certificates:
         names = ["auto", *noise.certificates]
         raise ConcertError(nearest(f"certificate for {noise.kind} noise", certificate, names))
     noise.guarantee_of(certificate)  # refuses one that lacks what it rests on

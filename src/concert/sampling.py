@@ -106,6 +106,31 @@ def count_votes(logits: Tensor, margin: float, counted: Tensor | None = None) ->
     return torch.bincount(ballots, minlength=logits.shape[1] + 1)
 
 
+def sum_of(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum (C, H, W) in float64 of sigma maps (B, C, H, W) and how many there are.
+
+    A map that is not a number marks a draw whose noise is undecided (`CodebookGenerator`), and is
+    left out.
+    """
+    return maps.double().nansum(dim=0), maps[:, 0, 0, 0].isfinite().sum()
+
+
+class MapSum:
+    """A running mean of sigma maps, added in the order of the draws."""
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.total = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, total: Tensor, count: Tensor) -> None:
+        self.total += total
+        self.count += count
+
+    def mean(self) -> Tensor:
+        """The mean map (C, H, W) in float32; 0 where no map was decided."""
+        return (self.total / self.count.clamp(min=1)).float()
+
+
 class Sampler:
     """Counts votes of one classifier under one noise model for images of one shape."""
 
@@ -172,7 +197,7 @@ class Sampler:
             # Another start would draw the beginning of its batch a second time.
             raise ValueError(f"a request must start at a multiple of {self.batch_size} draws")
         x = self._ready(image)
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(self.device):
             sigma = self.noise.prepare(x)
         if sigma is not None and not bool((sigma.isfinite() & (sigma > 0)).all()):
             raise ConcertError(
@@ -191,16 +216,16 @@ class Sampler:
         size = (2, self.num_classes + 1)
         totals = [torch.zeros(size, dtype=torch.int64, device=self.device) for _ in requests]
         # Summed in the order of the draws, so that the workers' timing cannot change a rounding.
-        maps = [torch.zeros(self.shape, dtype=torch.float64, device=self.device) for _ in requests]
+        maps = [MapSum(self.shape, self.device) for _ in requests]
         for (number, _), (counts, map_sum) in zip(jobs, batches, strict=True):
             totals[number] += counts
             if map_sum is not None:
-                maps[number] += map_sum
+                maps[number].add(*map_sum)
         results = []
-        for total, map_sum, request in zip(totals, maps, requests, strict=True):
+        for total, running, request in zip(totals, maps, requests, strict=True):
             votes, joint = total[:, :-1].cpu().numpy()
             n = request.n - request.start
-            mean = (map_sum / n).float().cpu() if request.mean_map else None
+            mean = running.mean().cpu() if request.mean_map else None
             results.append(Votes(votes, n, mean, None if request.floor is None else joint))
         return results
 
@@ -212,20 +237,20 @@ class Sampler:
         """
         x = self._ready(image)
         starts = range(0, n, self.batch_size)
-        total = torch.zeros(self.shape, dtype=torch.float64, device=self.device)
-        # Only sums and dips leave the workers, so that memory does not grow with n.
-        for part in self._pool.map(
-            lambda start: self._maps(x, stream, start, n).double().sum(dim=0), starts
-        ):
-            total += part
-        mean = (total / n).float()
-        with torch.inference_mode():
-            reference = self.noise.reference(mean)
+        total = MapSum(self.shape, self.device)
+        with torch.inference_mode(), full_precision(self.device):
+            # Only sums and dips leave the workers, so that memory does not grow with n.
+            for part in self._pool.map(
+                lambda start: sum_of(self._maps(x, stream, start, n)), starts
+            ):
+                total.add(*part)
+            reference = self.noise.reference(total.mean())
 
-        def dips(start: int) -> Tensor:
-            return 1.0 - (self._maps(x, stream, start, n) / reference).flatten(1).amin(dim=1)
+            def dips(start: int) -> Tensor:
+                ratios = (self._maps(x, stream, start, n) / reference).nan_to_num()
+                return 1.0 - ratios.flatten(1).amin(dim=1)
 
-        return mean.cpu(), torch.cat(list(self._pool.map(dips, starts))).cpu()
+            return total.mean().cpu(), torch.cat(list(self._pool.map(dips, starts))).cpu()
 
     def _ready(self, image: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -245,17 +270,16 @@ class Sampler:
     def _maps(self, x: Tensor, stream: Stream, start: int, n: int) -> Tensor:
         """Sigma maps (B, C, H, W) of one batch of draws."""
         maps = self.noise.sigma_map_of(x, self._draw(stream, start, lanes=1)[0])
-        return maps.expand(self.batch_size, *self.shape)[: n - start].nan_to_num()
+        return maps.expand(self.batch_size, *self.shape)[: n - start]
 
     @torch.inference_mode()
     def _batch(
         self, x: Tensor, sigma: Tensor | None, request: Request, start: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Votes (2, K + 1) of one batch of draws, and the sum of their sigma maps (C, H, W)."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Votes (2, K + 1) of one batch of draws, and the sum of their sigma maps."""
         valid = min(self.batch_size, request.n - start)
         noisy, used = self.noise(x, self._draw(request.stream, start, self.noise.lanes), sigma)
         logits = self.classifier(noisy.to(self.dtype))[:valid]
-        # A map that is not a number marks a draw whose noise is undecided (`CodebookGenerator`).
         decided = used.expand_as(noisy)[:valid, 0, 0, 0].isfinite()
         counts = count_votes(logits, self.margin, decided)
         joint = torch.zeros_like(counts)
@@ -264,5 +288,4 @@ class Sampler:
             joint = count_votes(logits, self.margin, above.expand(self.batch_size)[:valid])
         if not request.mean_map:
             return torch.stack([counts, joint]), None
-        maps = used.expand_as(noisy)[:valid].nan_to_num()
-        return torch.stack([counts, joint]), maps.double().sum(dim=0)
+        return torch.stack([counts, joint]), sum_of(used.expand_as(noisy)[:valid])

@@ -24,7 +24,7 @@ from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Request, Sampler, SamplingSettings, Votes
-from concert.selection import stable_floor
+from concert.selection import select
 from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
 from concert.tally import Tally
@@ -206,24 +206,15 @@ class SmoothedClassifier(nn.Module):
     ) -> Certification:
         sampler = self.sampler(image.shape)
         choice = Stream(seed, Domain.SELECT, index)
-        (selection,) = sampler.sample(image, [Request(choice, n0, mean_map=True)])
-        candidate = int(selection.counts.argmax())
-        sigma_map, floor = selection.sigma_map, None
-        assert sigma_map is not None
-        # The sampler's own copy of the noise, which the draws were made with.
-        noise = sampler.noise
-        if noise.needs_floor(certificate):
-            sigma_map, dips = sampler.sigma_maps(image, choice, n_select)
-            share = int(selection.counts[candidate]) / n0
-            reference = noise.reference(sigma_map)
-            floor = stable_floor(reference, dips, noise.lowest, share, n, 0.5 * alpha)
+        chosen = select(sampler, image, choice, certificate, n0, n, alpha, n_select)
+        claims = sampler.noise.claims(certificate, chosen.sigma_map, chosen.floor)
 
-        claims = noise.claims(certificate, sigma_map, floor)
         stages = rule.stages(n, sampler.batch_size)
-        tally = Tally(claims, stages, alpha, candidate, self.num_classes)
+        tally = Tally(claims, stages, alpha, chosen.candidate, self.num_classes)
         stream = Stream(seed, Domain.CERTIFY, index)
         for size in stages.sizes:
-            (votes,) = sampler.sample(image, [Request(stream, size, start=tally.n, floor=floor)])
+            request = Request(stream, size, start=tally.n, floor=chosen.floor)
+            (votes,) = sampler.sample(image, [request])
             tally.add(votes, rule)
             if tally.finished:
                 break
@@ -233,9 +224,9 @@ class SmoothedClassifier(nn.Module):
             region = certificates.empty(region.certificate, region.guarantee, image.numel())
         if not tally.decided:
             reason = tally.reason()
-        low, middle, high = certificates.sigma_statistics(sigma_map)
+        low, middle, high = certificates.sigma_statistics(chosen.sigma_map)
         return Certification(
-            label=ABSTAIN if reason else candidate,
+            label=ABSTAIN if reason else chosen.candidate,
             radius=region.radius,
             p_lower=p_lower,
             guarantee=region.guarantee,
@@ -247,7 +238,7 @@ class SmoothedClassifier(nn.Module):
             votes=tuple(int(count) for count in tally.counts),
             seed=seed,
             index=index,
-            candidate=candidate,
+            candidate=chosen.candidate,
             sigma_min=low,
             sigma_geomean=middle,
             sigma_max=high,

@@ -57,10 +57,13 @@ def _largest_rho(z: float, divergence: Callable[[float], float]) -> float:
     return inside
 
 
-def lipschitz_radius(p_lower: float, sigma_min: float, lipschitz: float) -> float:
+def lipschitz_radius(
+    p_lower: float, sigma_min: float, lipschitz: float, rounding: float = 0.0
+) -> float:
     """Certified l2 radius for a generator whose log-map is `lipschitz`-Lipschitz; deployed.
 
-    `sigma_min` is the smallest entry of G(x). About sigma_min * Phi^-1(p_lower) divided by
+    `sigma_min` is the smallest entry of G(x). `rounding`: norm by which the log-maps computed at
+    two images may differ further. About sigma_min * Phi^-1(p_lower) divided by
     1 + 1.07 * lipschitz * sigma_min.
     """
     if not (sigma_min > 0 and lipschitz >= 0):
@@ -69,7 +72,7 @@ def lipschitz_radius(p_lower: float, sigma_min: float, lipschitz: float) -> floa
         return 0.0
     scaled = lipschitz * sigma_min
     return sigma_min * _largest_rho(
-        float(ndtri(p_lower)), lambda rho: scale_divergence(scaled * rho)
+        float(ndtri(p_lower)), lambda rho: scale_divergence(scaled * rho + rounding)
     )
 
 

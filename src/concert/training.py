@@ -100,6 +100,11 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
+    if getattr(objective, "stability", 0.0) > 0 and noise.kind != "queried":
+        raise ConcertError(
+            f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "
+            "noise.kind"
+        )
     if recipe.objective.name == "concert" and (objective_start(objective) >= settings.epochs):
         log.warning(
             "the generator is never trained: start_epoch %d is not reached in %d epochs",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from concert.certificates import Guarantee, Region, sigma_statistics
 from concert.errors import ConcertError
-from concert.sampling import Request, Sampler
-from concert.selection import stable_floor
+from concert.sampling import Sampler
+from concert.selection import select
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream, source_name
 
@@ -54,24 +54,24 @@ def _unit_ellipsoid(
             f"image {index} has certificate '{certificate}', but {noise.kind} noise offers "
             f"{', '.join(noise.certificates)}: audit the run that the log is of"
         )
-    n0, candidate = int(identity["n0"]), int(row["candidate"])
-    choice = Stream(int(identity["seed"]), Domain.SELECT, index)
-    (selection,) = sampler.sample(image, [Request(choice, n0, mean_map=True)])
-    sigma_map, floor = selection.sigma_map, None
-    assert sigma_map is not None
-    if noise.needs_floor(certificate):
-        if identity["noise_source"] != source_name(sampler.device):
-            raise ConcertError(
-                f"the log's ellipsoids rest on draws from {identity['noise_source']}, which "
-                f"{sampler.device} cannot repeat: choose the --accelerator that certified"
-            )
-        sigma_map, dips = sampler.sigma_maps(image, choice, int(identity["n_select"]))
-        share = int(selection.counts[candidate]) / n0
-        n, alpha = int(identity["n"]), float(identity["alpha"])
-        reference = noise.reference(sigma_map)
-        floor = stable_floor(reference, dips, noise.lowest, share, n, 0.5 * alpha)
-    _check_map(sigma_map, row)
-    regions = [claim.region(UNIT_SHARE) for claim in noise.claims(certificate, sigma_map, floor)]
+    if noise.needs_floor(certificate) and identity["noise_source"] != source_name(sampler.device):
+        raise ConcertError(
+            f"the log's ellipsoids rest on draws from {identity['noise_source']}, which "
+            f"{sampler.device} cannot repeat: choose the --accelerator that certified"
+        )
+    chosen = select(
+        sampler,
+        image,
+        Stream(int(identity["seed"]), Domain.SELECT, index),
+        certificate,
+        int(identity["n0"]),
+        int(identity["n"]),
+        float(identity["alpha"]),
+        int(identity.get("n_select", 1)),
+    )
+    _check_map(chosen.sigma_map, row)
+    claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
+    regions = [claim.region(UNIT_SHARE) for claim in claims]
     return next(region for region in regions if region.axes is not None)
 
 

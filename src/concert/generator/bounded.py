@@ -11,14 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from concert.errors import ConcertError
-from concert.generator.box import INPUT_LIMIT, check_box, check_images, gate, into_box
+from concert.generator.box import (
+    INPUT_LIMIT,
+    check_box,
+    check_images,
+    gate,
+    interpolation,
+    into_box,
+)
 
 # Covers the rounding of float32 convolutions and of the norms below.
 NORM_MARGIN: Final = 1e-4
 
 
 class BoundedGenerator(nn.Module):
-    """A coarse generator with ||log G(x) - log G(x')||_2 <= lipschitz * ||x - x'||_2, always.
+    """A coarse generator with ||log G(x) - log G(x')||_2 <= lipschitz * ||x - x'||_2.
+
+    For any weights, up to the rounding of float32.
 
     The mean of k pixels has norm 1/sqrt(k); each of three 3x3 convolutions is divided by its norm
     where that exceeds one; ReLU and clamping do not expand; the logarithm of the gated
@@ -93,14 +102,6 @@ def gate_slope(low: float, high: float) -> float:
     At sigmoid(u) = sqrt(low) / (sqrt(low) + sqrt(high)).
     """
     return (math.sqrt(high) - math.sqrt(low)) / (math.sqrt(high) + math.sqrt(low))
-
-
-def interpolation(cells: int, factor: int) -> Tensor:
-    """The matrix (cells * factor, cells) of linear interpolation, in float64."""
-    identity = torch.eye(cells, dtype=torch.float64)
-    if factor == 1:
-        return identity
-    return F.interpolate(identity[None], scale_factor=float(factor), mode="linear")[0].T
 
 
 def convolution_norm(weight: Tensor, size: Sequence[int]) -> Tensor:

@@ -11,6 +11,19 @@ from concert.errors import ConcertError
 from concert.generator.box import INPUT_LIMIT, check_box, check_images, gate, into_box, upsample
 
 
+def convolutions(channels: int, width: int) -> nn.Sequential:
+    """Two 3x3 convolutions of `width` channels with group norm."""
+    groups = math.gcd(4, width)
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.GroupNorm(groups, width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.GroupNorm(groups, width),
+        nn.ReLU(),
+    )
+
+
 class CoarseGenerator(nn.Module):
     """A small generator with a low-resolution map, for noise models that query a noisy image.
 
@@ -32,15 +45,7 @@ class CoarseGenerator(nn.Module):
         if pool < 1 or width < 1:
             raise ConcertError(f"generator pool {pool} and width {width} must be at least 1")
         self.channels, self.low, self.high, self.pool = channels, low, high, pool
-        groups = math.gcd(4, width)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, width),
-            nn.ReLU(),
-        )
+        self.body = convolutions(channels, width)
         self.head = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.normal_(self.head.weight, std=0.01)
         if self.head.bias is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final, Literal
 
 import torch
@@ -18,6 +17,7 @@ from concert.generator.box import (
     gate,
     into_box,
 )
+from concert.generator.coarse import convolutions
 
 REGIONS: Final = 4
 # A choice whose scores are closer than this could fall otherwise in another float32 engine.
@@ -35,8 +35,8 @@ class CodebookGenerator(nn.Module):
     In training the choice is differentiable: "straight_through" uses the chosen map and passes
     gradients as if it were the mixture of all maps by the softmax of the scores, "soft" uses that
     mixture. In evaluation the map is always exactly one of the codebook, or not a number where the
-    two best scores differ by less than 1e-4: such a draw must not count as a vote, because another
-    engine could choose otherwise.
+    two best scores differ by less than 1e-4 (of the largest, where it exceeds 1): such a draw must
+    not count as a vote, because another engine could choose otherwise.
 
     Takes (B, C, H, W) images of any height and width, noisy or not. Returns the sigma map,
     (B, C, H, W) in [low, high].
@@ -66,15 +66,7 @@ class CodebookGenerator(nn.Module):
         self.choice = choice
         # Different from the start: equal maps would get equal gradients for ever.
         self.codes = nn.Parameter(0.1 * torch.randn(codes, channels, cells, cells))
-        groups = math.gcd(4, width)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, width),
-            nn.ReLU(),
-        )
+        self.body = convolutions(channels, width)
         self.head = nn.Linear(width * REGIONS**2, codes)
 
     def scores(self, images: Tensor) -> Tensor:
@@ -107,7 +99,9 @@ class CodebookGenerator(nn.Module):
             if len(maps) == 1:
                 return chosen
             top = scores.topk(2, dim=1).values
-            clear = top[:, 0] - top[:, 1] >= CHOICE_MARGIN
+            # Rounding grows with the scores.
+            margin = CHOICE_MARGIN * scores.abs().amax(dim=1).clamp(min=1.0)
+            clear = top[:, 0] - top[:, 1] >= margin
             return torch.where(clear[:, None, None, None], chosen, torch.nan)
         shares = scores.softmax(dim=1)
         if self.choice == "straight_through":

@@ -33,7 +33,7 @@ WORD: Final = 2**64
 # Draws are found by their first 16 bits where these decide, else by a search among the thresholds.
 GUIDE_BITS: Final = 16
 # In grid steps: float32 holds uint8 / 255 to 5e-5 of a step, whichever way it was divided.
-ON_GRID: Final = 1e-3
+ON_GRID: Final = 1e-4
 
 
 def upper_half(x: Decimal) -> Decimal:
@@ -157,7 +157,10 @@ class GridNoise(IsotropicNoise):
 
     def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
         distance = dim * self.total_variation
-        return certificates.isotropic_grid(p_lower, self.sigma, dim, distance)
+        # Two accepted images may be nearer than the grid images they stand for, which differ by
+        # whole steps: each by up to ON_GRID of a step.
+        sigma = self.sigma * (1.0 - 2.0 * ON_GRID)
+        return certificates.isotropic_grid(p_lower, sigma, dim, distance)
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "grid": self.levels}

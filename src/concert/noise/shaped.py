@@ -56,6 +56,12 @@ class GeneratedNoise(NoiseModel):
     def prepare(self, images: Tensor) -> Tensor | None:
         sigma: Tensor = self.generator(images)
         if not self.one_level:
+            if self.slope is not None and sigma.shape != images.shape:
+                # One value used at many pixels would change all of them at once.
+                raise ConcertError(
+                    "a generator with a known slope must return a value for every pixel, "
+                    f"{tuple(images.shape)}, not {tuple(sigma.shape)}"
+                )
             return sigma
         low, high = self.box()
         return sigma[:, :1, :1, :1].float().clamp(low, high).expand_as(images)
@@ -75,9 +81,9 @@ class GeneratedNoise(NoiseModel):
 
     @property
     def slope(self) -> float | None:
-        """The Lipschitz constant of the generator's log-map in l2, where it is known."""
+        """The Lipschitz constant in l2 of the log-map that the noise uses, where it is known."""
         slope = getattr(self.generator, "lipschitz", None)
-        return None if slope is None else check_sigma("lipschitz", slope)
+        return None if slope is None or self.one_level else float(slope)
 
     def guarantee_of(self, certificate: str) -> Guarantee:
         if certificate == "lipschitz":
