@@ -56,6 +56,14 @@ def test_convolution_norm_bounds_the_dense_matrix(size: tuple[int, int]) -> None
         assert bound <= 1.25 * exact
 
 
+def test_a_matrix_kept_from_inference_mode_can_be_trained_through() -> None:
+    images = torch.rand(1, 1, 44, 44)
+    generator = BoundedGenerator(1, LOW, HIGH)
+    with torch.inference_mode():
+        generator(images)
+    generator(images).sum().backward()
+
+
 def test_interpolation_is_the_bilinear_one() -> None:
     maps = torch.rand(1, 1, 5, 7, dtype=torch.float64)
     expected = F.interpolate(maps, scale_factor=4.0, mode="bilinear")

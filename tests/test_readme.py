@@ -15,7 +15,7 @@ import pytest
 from concert.cli import PARSERS, _config_flag
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/certificates.md", "docs/errata.md", "docs/equations.md")
+PAGES = ("README.md", "docs/certificates.md", "docs/errata.md", "docs/equations.md", "docs/logs.md")
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
 SETTING_UP = (

@@ -33,14 +33,21 @@ COMMANDS: Final = {
 }
 
 
+CERTIFICATES: Final = (
+    "auto, isotropic, isotropic-grid, static, queried, queried-ball, frozen, algorithm2 or "
+    "lipschitz; which depends on the noise"
+)
+
+
 @dataclass(frozen=True)
 class SamplingFlags:
     """How draws are made.
 
-    accelerator: auto, cpu, cuda or another torch device with float64.
-    batch_size: draws per forward pass, a multiple of 16; 0 chooses by image size.
-    vote_margin: a draw votes only if its two largest logits differ by at least this.
-    workers: sampling threads; 0 chooses.
+    Args:
+        accelerator: auto, cpu, cuda or another torch device with float64.
+        batch_size: draws per forward pass, a multiple of 16; 0 chooses by image size.
+        vote_margin: a draw votes only if its two largest logits differ by at least this.
+        workers: sampling threads; 0 chooses.
     """
 
     accelerator: str = "auto"
@@ -96,8 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "filelock",
         "PIL",
         "lightning_fabric",
+        "huggingface_hub",
+        "datasets",
     ):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric|torch.*|jsonargparse.*")
     try:
         return _dispatch(argv)
@@ -201,7 +210,7 @@ def _certify_parser() -> Parser:
     parser.add_argument("--n", type=int, default=100_000, help="certifying draws per image")
     parser.add_argument("--alpha", type=float, default=0.001, help="error probability per image")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--certificate", type=str, default="auto", help="auto, or by name")
+    parser.add_argument("--certificate", type=str, default="auto", help=CERTIFICATES)
     parser.add_argument(
         "--stopping", type=str, default="full", help="full, relative:EPS or grid:R,R,..."
     )

@@ -23,6 +23,7 @@ from concert.console import (
     make_console,
     train_with_display,
 )
+from concert.data.decode import COLOUR, GREY
 from concert.errors import INTERRUPTED, ConcertError
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
@@ -156,6 +157,13 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
         with Image.open(path) as file:
             if file.mode[0] in "IF":
                 raise ConcertError(f"{path} has more than 8 bits a channel: convert it to 8 bits")
+            if file.mode not in GREY + COLOUR:
+                raise ConcertError(
+                    f"{path} has pixel mode {file.mode}: save it as 8-bit grey or RGB without an "
+                    "alpha channel"
+                )
+            if channels == 1 and file.mode in COLOUR and has_colour(file):
+                raise ConcertError(f"{path} has colours, the model takes grey images: convert it")
             picture = file.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
     except FileNotFoundError:
         raise ConcertError(f"no such file: {path}") from None
@@ -170,6 +178,12 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.float32) / 255.0
     return torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1)[None]
+
+
+def has_colour(image: Image.Image) -> bool:
+    """Whether any pixel of a colour image is not grey."""
+    channels = np.asarray(image.convert("RGB"))
+    return bool((channels != channels[..., :1]).any())
 
 
 def _import_from_here() -> None:

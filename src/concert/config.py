@@ -19,10 +19,11 @@ from concert.errors import ConcertError
 class DataSettings:
     """Which images.
 
-    name: digits, mnist, cifar10, imagenet, or any name for a folder of your own given by `path`.
-    path: a folder with Parquet files or class folders; None looks on the Hugging Face hub.
-    subset: training images: all, first:N, every:K or random:N:SEED.
-    size: resize the shorter side to this many pixels and crop the centre; None keeps images as is.
+    Args:
+        name: digits, mnist, cifar10, imagenet, or any name for a folder of your own.
+        path: folder with Parquet files or class folders; without it the Hugging Face hub.
+        subset: training images: all, first:N, every:K or random:N:SEED.
+        size: resize the shorter side to this many pixels and crop the centre; default: as is.
     """
 
     name: str = "digits"
@@ -35,10 +36,12 @@ class DataSettings:
 class ClassifierSettings:
     """The base classifier.
 
-    name: lenet, resnet20, resnet110, resnet50, or the import path of any torch module.
-    init_args: further constructor arguments (all of them for an import path).
-    mean, std: of the normalisation layer, per channel; None takes the data set's usual values
-    (none for MNIST and digits). A module given by import path normalises by itself.
+    Args:
+        name: lenet, resnet20, resnet110, resnet50, or the import path of any torch module.
+        init_args: further constructor arguments (all of them for an import path).
+        mean: of the normalisation layer, per channel; default: the data set's usual values (none
+            for MNIST and digits). A module given by import path normalises by itself.
+        std: as mean.
     """
 
     name: str = "lenet"
@@ -51,16 +54,19 @@ class ClassifierSettings:
 class NoiseSettings:
     """The noise model.
 
-    kind: isotropic, static, generated (the paper's; frozen-noise guarantee) or queried (deployed).
-    sigma: isotropic noise only.
-    grid: isotropic noise only. A whole number (255 for 8-bit images) draws the noise as integers,
-    as the Gaussian rounded to multiples of 1/grid. Only images of such multiples are taken, and the
-    certificate, free of any rounding of noise, is about such images. None adds float32 noise.
-    low, high, omega: the box [low, omega * high] of the sigma map (a, b and omega of Eq. 14).
-    query_sigma: standard deviation of the query (queried noise); None means high.
-    generator: coarse, codebook, bounded or paper (see `concert.generator`); None means coarse for
-    queried noise, paper for generated noise.
-    generator_args: further constructor arguments of the generator.
+    Args:
+        kind: isotropic, static, generated (the paper's; frozen-noise guarantee) or queried
+            (guarantee: deployed).
+        sigma: standard deviation of isotropic noise.
+        grid: isotropic noise only: images are multiples of 1/grid (255 for 8-bit images), and the
+            noise is drawn and added as integers.
+        low: lower end of the sigma map's box (a of Eq. 14).
+        high: b of Eq. 14; the box ends at omega * high.
+        omega: share of high that the box reaches up to.
+        query_sigma: standard deviation of the query (queried noise); default: high.
+        generator: coarse, codebook, bounded or paper (see concert.generator); default: coarse for
+            queried noise, paper for generated noise.
+        generator_args: further constructor arguments of the generator.
     """
 
     kind: Literal["isotropic", "static", "generated", "queried"] = "queried"
@@ -76,10 +82,21 @@ class NoiseSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """The training objective; None leaves a setting at the method's published default.
+    """The training objective; what is not given has the method's published default.
 
-    name: gaussian (Cohen et al. 2019) or concert. m: noisy copies per image.
-    The others are Concert's: see concert.objectives.ConcertObjective.
+    Args:
+        name: gaussian (Cohen et al. 2019) or concert.
+        m: noisy copies per image.
+        alpha: weight of the robustness loss (Concert, Eq. 13).
+        beta: weight of the entropy penalty (Concert, Eq. 13).
+        kappa: where the hinge on the proxy volume ends (Concert, Eq. 13).
+        start_epoch: first epoch of both terms, T of Algorithm 1, counted from 0 (Concert).
+        classification: average over copies in the classification loss (Concert).
+        hinge: which images enter the robustness loss (Concert).
+        early_generator: whether the generator is trained before start_epoch (Concert).
+        softmax_scale: multiplies the logits in the robustness loss (Concert).
+        share_query: for queried noise, one query serves an image's copies (Concert).
+        stability: weight of the map's change between two queries (Concert, queried noise).
     """
 
     name: str = "concert"
@@ -100,9 +117,21 @@ class ObjectiveSettings:
 class TrainingSettings:
     """The training loop: stochastic gradient descent with step decay.
 
-    lr is multiplied by lr_decay at each epoch in milestones; generator_lr_scale multiplies the
-    generator's learning rate. checkpoint_seconds: time between checkpoints within an epoch.
-    accelerator, devices, num_nodes, precision: as in Lightning Fabric.
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: learning rate.
+        momentum: of stochastic gradient descent.
+        weight_decay: of stochastic gradient descent.
+        milestones: epochs at which lr is multiplied by lr_decay.
+        lr_decay: see milestones.
+        generator_lr_scale: multiplies the generator's learning rate.
+        seed: of the weights, the order of the images and the noise.
+        checkpoint_seconds: time between checkpoints within an epoch.
+        accelerator: as in Lightning Fabric: auto, cpu, gpu, ...
+        devices: processes on this machine, one a device.
+        num_nodes: machines.
+        precision: as in Lightning Fabric: 32-true, bf16-mixed, ...
     """
 
     epochs: int = 90
@@ -141,7 +170,13 @@ class TrainingSettings:
 class Recipe:
     """Everything that decides what `concert train` trains.
 
-    colorizer: "compact" (shipped) or the path of a colorizer's weights; gives the entropy maps.
+    Args:
+        data: which images.
+        classifier: the base classifier.
+        noise: the noise model.
+        objective: the training objective.
+        training: the training loop.
+        colorizer: compact (shipped) or a weights file; gives the entropy maps.
     """
 
     data: DataSettings = field(default_factory=DataSettings)

@@ -58,7 +58,8 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
             return INTERRUPTED
         console.rule(f"{name}: certifying held-out images")
         log_path = run / "certify.tsv"
-        certify_with_display(load(run), run, recipe.data, settings, log_path, console)
+        command = f"concert demo{' --quick' * quick} --out {out}"
+        certify_with_display(load(run), run, recipe.data, settings, log_path, console, command)
         logs.append(read_log(log_path))
     files = write_report(logs, out / "report")
     console.rule("comparison")

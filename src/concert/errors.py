@@ -8,6 +8,8 @@ from typing import Final
 
 # Exit code of a command that was interrupted and goes on when it is given again.
 INTERRUPTED: Final = 130
+# More names than these are listed only where none is near.
+MOST_NAMES: Final = 20
 
 
 class ConcertError(Exception):
@@ -22,4 +24,6 @@ def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f": did you mean '{close[0]}'?" if close else "."
+    if len(names) > MOST_NAMES and close:
+        return f"unknown {kind} '{name}'{hint}"
     return f"unknown {kind} '{name}'{hint} Valid: {', '.join(names)}"

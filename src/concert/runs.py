@@ -83,6 +83,11 @@ def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict
         raise ConcertError(
             f"noise.grid is for isotropic noise only, not {settings.kind}: remove it"
         )
+    if settings.low > settings.high:
+        raise ConcertError(
+            f"the sigma box needs low <= high, got noise.low={settings.low:g} and "
+            f"noise.high={settings.high:g}: exchange them"
+        )
     low, high = settings.low, settings.omega * settings.high
     if not 0 < low <= high:
         raise ConcertError(
@@ -207,7 +212,7 @@ def save_model(
 def model_folder(path: Path) -> Path:
     """The model folder of a run folder, or the path itself if it is one."""
     if not path.exists():
-        raise ConcertError(f"no such folder: {path}")
+        raise ConcertError(f"no such folder: {path}; give a run folder that `concert train` made")
     for folder in (path / "model", path):
         if (folder / CONFIG).is_file():
             return folder

@@ -64,6 +64,7 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a matrix kept from inference mode could not be trained through
 def interpolation(cells: int, factor: int) -> Tensor:
     """The matrix (cells * factor, cells) of linear interpolation, in float64."""
     identity = torch.eye(cells, dtype=torch.float64)
