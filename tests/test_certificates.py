@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from concert.bounds import clopper_pearson_lower
 from concert.certificates import (
@@ -396,3 +396,43 @@ def test_an_impossible_sigma_is_refused(sigma: float) -> None:
     for make in (static, frozen):
         with pytest.raises(ValueError, match="positive and finite"):
             make(0.9, sigma_map)
+
+
+# s1 and a of two queries, p_A, p_B, radius, from 25 to 40 digits.
+TWO_SIDED = [
+    (0.6, 0.275, 0.9, 0.05, 0.3657901524795865),
+    (0.6, 0.275, 0.5, 0.2, 0.10519963542577916),
+    (0.6, 0.275, 0.99, 0.01, 0.5815702799789938),
+    (1.0, 0.5, 0.9, 0.05, 0.6543640940129577),
+    (1.0, 0.5, 0.5, 0.2, 0.18819222895762644),
+    (1.0, 0.5, 0.99, 0.01, 1.0403743971334878),
+]
+
+
+@pytest.mark.parametrize(("query", "second", "p_lower", "p_upper", "radius"), TWO_SIDED)
+def test_two_sided_radii_against_reference_values(
+    query: float, second: float, p_lower: float, p_upper: float, radius: float
+) -> None:
+    sigma = (query**-2 + second**-2) ** -0.5
+    for region in (
+        isotropic(p_lower, sigma, 3, p_upper),
+        queried_ball(p_lower, sigma, 3, p_upper),
+    ):
+        assert region.radius == pytest.approx(radius, rel=1e-12)
+        assert region.guarantee is Guarantee.DEPLOYED
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True), st.floats(1e-12, 1.0))
+def test_two_sided_is_between_one_sided_and_the_paper(p_lower: float, p_upper: float) -> None:
+    two_sided = normalized_radius(p_lower, p_upper)
+    assert two_sided >= normalized_radius(p_lower) * (1 - 1e-12)
+    if p_lower > 0.0 and p_lower + p_upper <= 1.0:
+        exact = (float(ndtri(p_lower)) - float(ndtri(p_upper))) / 2
+        assert two_sided <= max(0.0, exact) + 1e-15
+        assert two_sided == pytest.approx(max(0.0, exact), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("p_upper", [0.0, -0.1, 1.1, math.nan])
+def test_an_impossible_upper_bound_is_refused(p_upper: float) -> None:
+    with pytest.raises(ValueError, match="p_upper"):
+        normalized_radius(0.9, p_upper)

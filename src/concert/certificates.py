@@ -51,25 +51,38 @@ FLOOR_SLACK: Final = 1e-6
 MAP_ROUNDING: Final = 1e-6
 
 
-def normalized_radius(p_lower: float) -> float:
-    """rhat = Phi^-1(p_lower), rounded down; 0 where p_lower <= 1/2 (Eq. 10, one-sided)."""
+def normalized_radius(p_lower: float, p_upper: float | None = None) -> float:
+    """rhat of Eq. 10, rounded down: (Phi^-1(p_lower) - Phi^-1(p_upper)) / 2, at least 0.
+
+    `p_upper` bounds the probability of every other class from above; both bounds must hold
+    together, so each has its part of alpha. One-sided, without it, it is 1 - p_lower, and rhat is
+    Phi^-1(p_lower); what p_lower leaves is never exceeded, whatever `p_upper` says.
+    """
     # A float32 scalar or tensor would be given a quantile of its own precision.
     p_lower = float(p_lower)
     if not 0.0 <= p_lower < 1.0:
         raise ValueError(f"p_lower must lie in [0, 1), got {p_lower}")
-    return 0.0 if p_lower <= 0.5 else float(ndtri(p_lower)) * (1.0 - RADIUS_MARGIN)
+    one_sided = float(ndtri(p_lower)) if p_lower > 0.0 else -math.inf
+    rhat = one_sided
+    if p_upper is not None:
+        if not 0.0 < p_upper <= 1.0:
+            raise ValueError(f"p_upper must lie in (0, 1], got {p_upper}")
+        rhat = max(one_sided, 0.5 * (one_sided - float(ndtri(float(p_upper)))))
+        # The difference may lose digits of two nearly equal quantiles.
+        rhat -= RADIUS_MARGIN * abs(one_sided) if math.isfinite(one_sided) else 0.0
+    return max(0.0, rhat * (1.0 - RADIUS_MARGIN))
 
 
-def isotropic_radius(p_lower: float, sigma: float) -> float:
-    """Cohen's l2 radius sigma * Phi^-1(p_lower), rounded down; 0 where p_lower <= 1/2."""
+def isotropic_radius(p_lower: float, sigma: float, p_upper: float | None = None) -> float:
+    """Cohen's l2 radius sigma * rhat, rounded down; one-sided without `p_upper`."""
     if not (sigma > 0 and math.isfinite(sigma)):
         raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    return math.nextafter(sigma * normalized_radius(p_lower), 0.0)
+    return math.nextafter(sigma * normalized_radius(p_lower, p_upper), 0.0)
 
 
-def isotropic(p_lower: float, sigma: float, dim: int) -> Region:
-    """Cohen's ball (Cohen et al. 2019, Theorem 1, with p_B = 1 - p_lower)."""
-    return Region("isotropic", Guarantee.DEPLOYED, isotropic_radius(p_lower, sigma), dim)
+def isotropic(p_lower: float, sigma: float, dim: int, p_upper: float | None = None) -> Region:
+    """Cohen's ball (Cohen et al. 2019, Theorem 1); one-sided, p_B = 1 - p_lower, by default."""
+    return Region("isotropic", Guarantee.DEPLOYED, isotropic_radius(p_lower, sigma, p_upper), dim)
 
 
 def isotropic_grid(p_lower: float, sigma: float, dim: int, distance: float) -> Region:
@@ -150,13 +163,16 @@ def lipschitz(p_lower: float, sigma_map: Tensor, constant: float) -> Region:
     return Region("lipschitz", Guarantee.DEPLOYED, radius, dim)
 
 
-def queried_ball(p_lower: float, sigma_low: float, dim: int) -> Region:
+def queried_ball(
+    p_lower: float, sigma_low: float, dim: int, p_upper: float | None = None
+) -> Region:
     """Ball of radius sigma_low * Phi^-1(p_lower) for noise shaped by a noisy query.
 
     `sigma_low` is the lower end a of the generator's box. Releasing the query and the noisy copy is
-    mu-Gaussian-DP with mu <= ||delta||/a for every output of the generator, whence the radius.
+    mu-Gaussian-DP with mu <= ||delta||/a for every output of the generator, whence the radius,
+    one-sided by default.
     """
-    radius = isotropic_radius(p_lower, sigma_low)
+    radius = isotropic_radius(p_lower, sigma_low, p_upper)
     return Region("queried-ball", Guarantee.DEPLOYED, radius, dim)
 
 
