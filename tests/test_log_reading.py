@@ -71,9 +71,8 @@ def test_the_last_line_of_another_project_may_lack_its_end(
     assert list(read_log(path).frame["idx"]) == [0, 20]
     assert not caplog.text
     path.write_text(whole.rpartition("\t")[0])
-    with caplog.at_level(logging.WARNING):
-        assert list(read_log(path).frame["idx"]) == [0]
-    assert "torn" in caplog.text
+    with pytest.raises(ConcertError, match="ends within a line"):
+        read_log(path)
 
 
 def test_a_log_of_ours_without_its_json_is_read_with_a_warning(

@@ -51,8 +51,7 @@ def read_log(path: Path | str) -> LoadedLog:
 
     In `frame`, `time` is in seconds and votes are sparse text; what a log of another project lacks
     is NaN for numbers, "" for texts and "unknown" for the guarantee; columns that we do not know
-    are left out. A torn last line is left out with a warning. Raises ConcertError if the file is
-    missing, empty, damaged or not a log.
+    are left out. Raises ConcertError if the file is missing, empty, damaged, cut off or not a log.
     """
     path = Path(path)
     try:
@@ -72,7 +71,10 @@ def read_log(path: Path | str) -> LoadedLog:
             f"{path} is not a certification log: its first line has no column {', '.join(missing)}"
         )
     if torn:
-        log.warning("%s: left out a torn last line", path)
+        raise ConcertError(
+            f"{path} ends within a line: give the `concert certify` that wrote it again, which "
+            "goes on from the last whole line, or delete that line"
+        )
     rows = parse_rows(path, lines, header)
     if not rows:
         raise ConcertError(f"{path} has no rows yet: certify at least one image")
