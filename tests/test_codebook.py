@@ -19,7 +19,7 @@ LOW, HIGH, QUERY = 0.25, 0.475, 0.5
 def codebook(codes: int = 5, channels: int = 1, seed: int = 0, **settings: object) -> nn.Module:
     torch.manual_seed(seed)
     generator = CodebookGenerator(channels, LOW, HIGH, codes, **settings)  # type: ignore[arg-type]
-    nn.init.normal_(generator.codes, std=2.0)
+    nn.init.normal_(generator.codes, std=0.2)
     nn.init.normal_(generator.head.weight)
     return generator
 

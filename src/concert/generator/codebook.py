@@ -22,6 +22,9 @@ from concert.generator.coarse import convolutions
 REGIONS: Final = 4
 # A choice whose scores are closer than this could fall otherwise in another float32 engine.
 CHOICE_MARGIN: Final = 1e-4
+# A number of a map gets gradients from a few pixels of a share of the images, a weight of a network
+# from all: without this factor, which acts as its square on the learning rate, maps hardly move.
+STRETCH: Final = 10.0
 
 
 class CodebookGenerator(nn.Module):
@@ -29,7 +32,8 @@ class CodebookGenerator(nn.Module):
 
     The maps are parameters on a grid of `cells` x `cells`, gated into the box (Eq. 14) and resized
     to the image bilinearly. The choice is made by two 3x3 convolutions on the image pooled by
-    `pool`, averaged over 4 x 4 regions, and one linear layer. Where a choice is clear, noise on the
+    `pool`, averaged over 4 x 4 regions and normalised over the training images, and one linear
+    layer. Where a choice is clear, noise on the
     input does not change the map at all, so that a truncated count loses next to nothing.
 
     In training the choice is differentiable: "straight_through" uses the chosen map and passes
@@ -65,22 +69,26 @@ class CodebookGenerator(nn.Module):
         self.channels, self.low, self.high, self.pool = channels, low, high, pool
         self.choice = choice
         # Different from the start: equal maps would get equal gradients for ever.
-        self.codes = nn.Parameter(0.1 * torch.randn(codes, channels, cells, cells))
+        self.codes = nn.Parameter(0.1 / STRETCH * torch.randn(codes, channels, cells, cells))
         self.body = convolutions(channels, width)
-        self.head = nn.Linear(width * REGIONS**2, codes)
+        features = width * REGIONS**2
+        # What all images have in common must not decide the choice: without this norm one map wins
+        # for all of them from the start, and the others are never trained.
+        self.norm = nn.BatchNorm1d(features, affine=False)
+        self.head = nn.Linear(features, codes)
 
     def scores(self, images: Tensor) -> Tensor:
         """How well each map suits each image, (B, codes)."""
         images = images.clamp(-INPUT_LIMIT, INPUT_LIMIT)
         cells = F.avg_pool2d(images, self.pool, ceil_mode=True, count_include_pad=False)
         regions = F.adaptive_avg_pool2d(self.body(cells.contiguous()), REGIONS)
-        scores: Tensor = self.head(regions.flatten(1)).float()
+        scores: Tensor = self.head(self.norm(regions.flatten(1))).float()
         check_numbers(scores)
         return scores
 
     def maps(self, height: int, width: int) -> Tensor:
         """The codebook at the size of an image: (codes, C, H, W) in [low, high]."""
-        coarse = gate(self.codes, self.low, self.high)
+        coarse = gate(STRETCH * self.codes, self.low, self.high)
         fine = F.interpolate(coarse, size=(height, width), mode="bilinear")
         return into_box(fine, self.low, self.high)
 
