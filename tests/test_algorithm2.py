@@ -12,6 +12,7 @@ from scipy import stats
 from scipy.special import ndtri
 from torch import Tensor, nn
 
+from concert.building import Description, build_base
 from concert.certificates import Guarantee, algorithm2
 from concert.cli import main
 from concert.errors import ConcertError
@@ -20,7 +21,7 @@ from concert.input_dependent import input_dependent_radius
 from concert.log_reading import read_log
 from concert.noise import GeneratedNoise, IsotropicNoise, QueriedNoise
 from concert.records import ABSTAIN, Certification
-from concert.runs import Description, build_base, save_model
+from concert.runs import save_model
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 

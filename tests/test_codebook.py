@@ -10,8 +10,9 @@ from concert.errors import ConcertError
 from concert.generator import CodebookGenerator
 from concert.generator.codebook import CHOICE_MARGIN
 from concert.noise import QueriedNoise
-from concert.sampling import Request, Sampler, SamplingSettings
+from concert.sampling import Sampler, SamplingSettings
 from concert.streams import Domain, Stream
+from concert.votes import Request
 
 LOW, HIGH, QUERY = 0.25, 0.475, 0.5
 

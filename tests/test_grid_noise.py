@@ -15,16 +15,18 @@ from scipy.special import ndtri
 from torch import Tensor, nn
 
 from concert import bounds
+from concert.building import Description, build_noise, describe_noise
 from concert.certificates import Guarantee, isotropic_grid, isotropic_radius
 from concert.config import NoiseSettings
 from concert.errors import ConcertError
 from concert.noise import GridNoise, IsotropicNoise
 from concert.noise.grid import ON_GRID, thresholds, upper_half
 from concert.records import ABSTAIN
-from concert.runs import Description, build_noise, describe_noise, load, save_model
-from concert.sampling import Request, Sampler, SamplingSettings
+from concert.runs import load, save_model
+from concert.sampling import Sampler, SamplingSettings
 from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream, source_name
+from concert.votes import Request
 
 SHAPE = (1, 5, 7)
 SIGMA = 0.25

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from concert.building import build_base, build_noise, build_objective, describe
 from concert.cli import PARSERS
 from concert.config import Recipe
 from concert.data import MEAN_STD
 from concert.noise import NoiseModel
 from concert.recipes import find_recipe, recipe_names, recipes_folder
-from concert.runs import build_base, build_noise, build_objective, describe
 from concert.training_state import make_optimizer
 
 SHAPES = {

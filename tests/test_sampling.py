@@ -19,8 +19,9 @@ from concert.errors import ConcertError
 from concert.generator import CoarseGenerator
 from concert.inference import inference_copy
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
-from concert.sampling import Request, Sampler, SamplingSettings, Votes, count_votes
+from concert.sampling import Sampler, SamplingSettings
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream
+from concert.votes import Request, Votes, count_votes
 
 SHAPE = (3, 8, 8)
 CLASSES = 4

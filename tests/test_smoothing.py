@@ -23,9 +23,10 @@ from concert.checks import check_images
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.records import ABSTAIN, Certification
-from concert.sampling import Request, SamplingSettings, Votes
+from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
 from concert.streams import Domain, Stream
+from concert.votes import Request, Votes
 
 SHAPE = (1, 2, 3)
 SIGMA = 0.5

@@ -14,8 +14,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from concert.bounds import clopper_pearson_lower
-from concert.sampling import Request, Sampler
+from concert.sampling import Sampler
 from concert.streams import Stream
+from concert.votes import Request
 
 # Shares of draws whose map stays above the floor, from all of them downwards.
 LEVELS: Final = (1.0, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8)

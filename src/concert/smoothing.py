@@ -23,11 +23,12 @@ from concert.checks import check_certification, check_images, check_indices, che
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
-from concert.sampling import Request, Sampler, SamplingSettings, Votes
+from concert.sampling import Sampler, SamplingSettings
 from concert.selection import select
 from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
 from concert.tally import Tally
+from concert.votes import Request, Votes
 
 _BUILDING: Final = threading.Lock()
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from concert.bounds import draws_to_certify
 from concert.certificates import Claim, Region, union
-from concert.sampling import Votes
 from concert.stopping import StagedBound, Stages, StoppingRule
+from concert.votes import Votes
 
 
 class Tally:

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from concert.building import build_base, build_noise, build_objective, describe
 from concert.config import Recipe, TrainingSettings, to_dict, to_yaml
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
@@ -29,13 +30,7 @@ from concert.inference import check_classifier
 from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.objectives import Objective
-from concert.runs import (
-    build_base,
-    build_noise,
-    build_objective,
-    describe,
-    save_model,
-)
+from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
 from concert.training_data import EntropySource
 from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer

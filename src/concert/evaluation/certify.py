@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import yaml
 
+from concert.building import Description
 from concert.certification_log import CertificationLog
 from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
 from concert.records import Certification
-from concert.runs import Description, read_description, weights_file
+from concert.runs import read_description, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.stopping import StoppingRule
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream, source_name

@@ -25,9 +25,9 @@ from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.files import write_atomically
 from concert.runs import load, read_description
-from concert.sampling import Request
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
+from concert.votes import Request
 
 
 @dataclass(frozen=True)

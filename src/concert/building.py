@@ -1,0 +1,152 @@
+"""From a recipe to modules: the classifier, the noise model and the objective it asks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from concert.classifiers import build_classifier
+from concert.config import NoiseSettings, ObjectiveSettings, Recipe, objective_arguments
+from concert.data import MEAN_STD
+from concert.errors import ConcertError, nearest
+from concert.generator import build_generator
+from concert.noise import (
+    GeneratedNoise,
+    GridNoise,
+    IsotropicNoise,
+    NoiseModel,
+    QueriedNoise,
+    StaticNoise,
+)
+from concert.objectives import OBJECTIVES, Objective
+
+
+@dataclass(frozen=True)
+class Description:
+    """What rebuilds a model, as written to model/config.json."""
+
+    classifier: Mapping[str, Any]
+    noise: Mapping[str, Any]
+    num_classes: int
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    data: str
+
+
+def build_objective(settings: ObjectiveSettings) -> Objective:
+    """The objective by name; a setting that it does not have is refused."""
+    if settings.name not in OBJECTIVES:
+        raise ConcertError(nearest("objective", settings.name, OBJECTIVES))
+    method = OBJECTIVES[settings.name]
+    arguments = objective_arguments(settings)
+    known = set(inspect.signature(method).parameters)
+    for name in arguments:
+        if name not in known:
+            raise ConcertError(
+                f"objective '{settings.name}' has no setting '{name}': remove it "
+                f"(it has {', '.join(sorted(known))})"
+            )
+    return method(**arguments)
+
+
+def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The resolved noise model of a recipe, for images of `shape`."""
+    if settings.kind == "isotropic":
+        grid = {} if settings.grid is None else {"grid": settings.grid}
+        return {"kind": "isotropic", "sigma": settings.sigma, **grid}
+    if settings.grid is not None:
+        raise ConcertError(
+            f"noise.grid is for isotropic noise only, not {settings.kind}: remove it"
+        )
+    if settings.low > settings.high:
+        raise ConcertError(
+            f"the sigma box needs low <= high, got noise.low={settings.low:g} and "
+            f"noise.high={settings.high:g}: exchange them"
+        )
+    low, high = settings.low, settings.omega * settings.high
+    if not 0 < low <= high:
+        raise ConcertError(
+            f"the sigma box needs 0 < low <= omega * high, got low={low} and omega * high={high:g}"
+            ": raise high or omega, or lower low"
+        )
+    if not settings.omega <= 1:
+        raise ConcertError(f"omega must be at most 1, got {settings.omega}")
+    described: dict[str, Any] = {"kind": settings.kind, "low": low, "high": high}
+    if settings.kind == "queried":
+        query = settings.high if settings.query_sigma is None else settings.query_sigma
+        described["query_sigma"] = query
+    if settings.kind != "static":
+        name = settings.generator or ("coarse" if settings.kind == "queried" else "paper")
+        if name == "codebook" and settings.kind == "generated":
+            raise ConcertError(
+                "a codebook has no map where its choice is too close to call, and generated noise "
+                "cannot do without one: use queried noise, or another generator"
+            )
+        arguments = dict(settings.generator_args)
+        if name != "paper":
+            # At 224 x 224 a pool of 4 would leave the query's noise in the map and cost too much.
+            arguments.setdefault("pool", 4 if max(shape[1:]) <= 64 else 16)
+        described |= {"generator": name, "generator_args": arguments}
+    return described
+
+
+def build_noise(
+    described: Mapping[str, Any], shape: tuple[int, int, int], sigma_map: Tensor | None = None
+) -> NoiseModel:
+    """The noise model of a description; `sigma_map` (C, H, W) is for static noise."""
+    kind = described["kind"]
+    if kind == "isotropic":
+        if "grid" in described:
+            return GridNoise(described["sigma"], described["grid"])
+        return IsotropicNoise(described["sigma"])
+    if kind == "static":
+        placeholder = torch.full(shape, float(described["low"]))
+        return StaticNoise(placeholder if sigma_map is None else sigma_map)
+    low, high = described["low"], described["high"]
+    generator = build_generator(
+        described["generator"], shape[0], low, high, described["generator_args"]
+    )
+    if kind == "generated":
+        return GeneratedNoise(generator)
+    if kind == "queried":
+        return QueriedNoise(generator, described["query_sigma"], low, high)
+    raise ConcertError(
+        nearest("noise model", str(kind), ["isotropic", "static", "generated", "queried"])
+    )
+
+
+def describe(
+    recipe: Recipe, shape: tuple[int, int, int], num_classes: int, class_names: tuple[str, ...]
+) -> Description:
+    """The model that a recipe asks for, for a data set's shape and classes."""
+    settings = recipe.classifier
+    classifier: dict[str, Any] = {"name": settings.name, "init_args": dict(settings.init_args)}
+    if "." not in settings.name:
+        default = MEAN_STD.get(recipe.data.name)
+        mean, std = settings.mean, settings.std
+        if mean is None and std is None and default is not None:
+            mean, std = list(default[0]), list(default[1])
+        classifier |= {"mean": mean, "std": std}
+        if settings.name == "lenet":
+            classifier["init_args"].setdefault("image_size", shape[1])
+    noise = describe_noise(recipe.noise, shape)
+    return Description(classifier, noise, num_classes, shape, class_names, recipe.data.name)
+
+
+def build_base(description: Description, trust: bool) -> nn.Module:
+    """The base classifier of a description, with fresh weights."""
+    c = description.classifier
+    return build_classifier(
+        c["name"],
+        description.num_classes,
+        description.shape[0],
+        mean=c.get("mean"),
+        std=c.get("std"),
+        init_args=c.get("init_args"),
+        trust=trust,
+    )
