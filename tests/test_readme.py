@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from concert.cli import PARSERS, _config_flag
+from concert.cli import _config_flag
+from concert.parsers import PARSERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/certificates.md", "docs/errata.md", "docs/equations.md", "docs/logs.md")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from concert.building import build_base, build_noise, build_objective, describe
-from concert.cli import PARSERS
 from concert.config import Recipe
 from concert.data import MEAN_STD
 from concert.noise import NoiseModel
+from concert.parsers import PARSERS
 from concert.recipes import find_recipe, recipe_names, recipes_folder
 from concert.training_state import make_optimizer
 

@@ -106,6 +106,13 @@ def map_correlation(
     )
 
 
+def chosen_images(run: Path, data: DataSettings | None, subset: str) -> tuple[str, Tensor]:
+    """The name of a run's data set, or of the one given, and test images (B, C, H, W) of it."""
+    data = data or DataSettings(read_description(run)[0].data)
+    images = load_images(data.name, "test", data.path)
+    return data.name, images.images(subset_indices(len(images), subset))
+
+
 def main(
     run: Path,
     data: DataSettings | None = None,
@@ -115,12 +122,9 @@ def main(
     out: Path | None = None,
 ) -> str:
     """The correlation of a run's maps as JSON, also written to `out`."""
-    description, _ = read_description(run)
-    data = data or DataSettings(description.data)
-    images = load_images(data.name, "test", data.path)
-    chosen = images.images(subset_indices(len(images), subset))
+    name, chosen = chosen_images(run, data, subset)
     result = map_correlation(load(run), chosen, load_colorizer(colorizer), draws)
-    text = json.dumps({"data": data.name, "subset": subset, **asdict(result)}, indent=2)
+    text = json.dumps({"data": name, "subset": subset, **asdict(result)}, indent=2)
     if out is not None:
         write_atomically(out, text + "\n")
     return text

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from concert.certificates import sigma_statistics
 from concert.config import DataSettings
-from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
+from concert.evaluation.correlation import chosen_images
 from concert.files import write_atomically
-from concert.runs import load, read_description
+from concert.runs import load
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 
@@ -98,12 +98,9 @@ def main(
     out: Path | None = None,
 ) -> str:
     """The stability of a run's maps as JSON, also written to `out`."""
-    description, _ = read_description(run)
-    data = data or DataSettings(description.data)
-    images = load_images(data.name, "test", data.path)
-    chosen = images.images(subset_indices(len(images), subset))
+    name, chosen = chosen_images(run, data, subset)
     result = map_stability(load(run), chosen, draws)
-    text = json.dumps({"data": data.name, "subset": subset, **asdict(result)}, indent=2)
+    text = json.dumps({"data": name, "subset": subset, **asdict(result)}, indent=2)
     if out is not None:
         write_atomically(out, text + "\n")
     return text
