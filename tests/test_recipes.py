@@ -31,6 +31,8 @@ SCHEDULES = {
 }
 FAMILIES = ("concert", "concert-generated", "cohen")
 SCALED = ("concert", "cohen")
+# For the queried ellipsoid; not in the paper, and only scaled to a processor.
+ELLIPSOID = {"concert-stable": "coarse", "concert-codebook": "codebook"}
 
 NAMES = recipe_names()
 SMALL = [name for name in NAMES if not name.startswith("imagenet")]
@@ -63,7 +65,8 @@ def parts(name: str) -> tuple[str, str, str, bool]:
 def test_every_recipe_of_the_paper_is_there_and_no_other() -> None:
     published = {f"{d}/{f}-{box}" for d in SHAPES for f in FAMILIES for box in BOXES}
     scaled = {f"{d}/{f}-{box}-cpu" for d in SHAPES for f in SCALED for box in BOXES}
-    assert set(NAMES) == published | scaled
+    ellipsoid = {f"mnist/{f}-{box}-cpu" for f in ELLIPSOID for box in BOXES}
+    assert set(NAMES) == published | scaled | ellipsoid
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,13 +75,15 @@ def test_the_contents_are_what_the_name_says(name: str) -> None:
     assert recipe.data.name == data
     assert recipe.data.path is None
     assert recipe.objective.name == ("gaussian" if family == "cohen" else "concert")
-    kind = {"cohen": "isotropic", "concert": "queried", "concert-generated": "generated"}[family]
+    kind = {"cohen": "isotropic", "concert-generated": "generated"}.get(family, "queried")
     assert recipe.noise.kind == kind
+    assert (recipe.objective.stability is not None) == (family in ELLIPSOID)
     if family == "cohen":
         assert recipe.noise.sigma == float(box)
     else:
         assert (recipe.noise.low, recipe.noise.high) == BOXES[box]
-        assert recipe.noise.generator == ("coarse" if kind == "queried" else "paper")
+        expected = "coarse" if kind == "queried" else "paper"
+        assert recipe.noise.generator == ELLIPSOID.get(family, expected)
         assert recipe.noise.query_sigma is None
     if not scaled or data == "imagenet":
         assert recipe.classifier.name == CLASSIFIERS[data]
