@@ -19,21 +19,22 @@ from concert.bounds import (
     smallest_certifying_n,
     smallest_deciding_n,
 )
+from concert.certificates import normalized_radius
 
-# (k, n, alpha, bound) from 40-digit binomial tails (mpmath).
+# (k, n, alpha, bound, and for lower bounds its quantile) from 40-digit binomial tails (mpmath).
 LOWER = [
-    (90, 100, 0.001, 0.7753298801677749),
-    (99, 100, 0.001, 0.9113731112960425),
-    (100, 100, 0.001, 0.933254300796991),
-    (900, 1000, 0.001, 0.8674640180257484),
-    (999, 1000, 0.001, 0.9908045023646124),
-    (5500, 10000, 0.001, 0.5345467133544615),
-    (9900, 10000, 0.001, 0.9865311593238062),
-    (70000, 100000, 0.001, 0.6955035151951914),
-    (90000, 100000, 0.001, 0.8970364962238291),
-    (99000, 100000, 0.001, 0.9889893403774748),
-    (99900, 100000, 0.001, 0.998650992446753),
-    (480, 500, 8e-05, 0.9162548852406265),
+    (90, 100, 0.001, 0.7753298801677749, 0.7565154051119878),
+    (99, 100, 0.001, 0.9113731112960425, 1.3492590388103902),
+    (100, 100, 0.001, 0.933254300796991, 1.5004750241206366),
+    (900, 1000, 0.001, 0.8674640180257484, 1.1144831622797993),
+    (999, 1000, 0.001, 0.9908045023646124, 2.3576505705951556),
+    (5500, 10000, 0.001, 0.5345467133544615, 0.08670428124968456),
+    (9900, 10000, 0.001, 0.9865311593238062, 2.2124196651021895),
+    (70000, 100000, 0.001, 0.6955035151951914, 0.5115114546906636),
+    (90000, 100000, 0.001, 0.8970364962238291, 1.2648446903374326),
+    (99000, 100000, 0.001, 0.9889893403774748, 2.289999955213766),
+    (99900, 100000, 0.001, 0.998650992446753, 3.000200987668372),
+    (480, 500, 8e-05, 0.9162548852406265, 1.3803132095625852),
 ]
 UPPER = [
     (99, 100, 0.001, 0.999989995046714),
@@ -46,13 +47,15 @@ ALPHAS = st.floats(1e-8, 0.5)
 VOTES = st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-@pytest.mark.parametrize(("k", "n", "alpha", "expected"), LOWER)
+@pytest.mark.parametrize(("k", "n", "alpha", "expected", "quantile"), LOWER)
 def test_lower_bound_against_reference_values(
-    k: int, n: int, alpha: float, expected: float
+    k: int, n: int, alpha: float, expected: float, quantile: float
 ) -> None:
+    """To 1e-9 relative, below which the bound is lowered by its margin on purpose."""
     bound = clopper_pearson_lower(k, n, alpha)
-    assert bound == pytest.approx(expected, abs=1e-8)
-    assert bound < expected
+    assert bound + MARGIN == pytest.approx(expected, rel=1e-9)
+    assert expected - 2 * MARGIN < bound < expected
+    assert quantile - 1e-6 < normalized_radius(bound) < quantile
 
 
 @pytest.mark.parametrize(("k", "n", "alpha", "expected"), UPPER)
@@ -60,8 +63,8 @@ def test_upper_bound_against_reference_values(
     k: int, n: int, alpha: float, expected: float
 ) -> None:
     bound = clopper_pearson_upper(k, n, alpha)
-    assert bound == pytest.approx(expected, abs=1e-8)
-    assert bound > expected
+    assert bound - MARGIN == pytest.approx(expected, rel=1e-9)
+    assert expected < bound < expected + 2 * MARGIN
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.001, 1e-6])

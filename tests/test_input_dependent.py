@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
 from concert.bounds import MARGIN
+from concert.certificates import isotropic_radius
 from concert.input_dependent import input_dependent_radius, worst_case_probability
 
 REFERENCE: dict[str, list[dict[str, Any]]] = json.loads(
@@ -33,10 +34,21 @@ def test_reference_values_up_to_imagenet_dimension() -> None:
 
 
 def test_reference_radii() -> None:
-    for row in REFERENCE["isotropic_box_radius"]:
+    rows = REFERENCE["isotropic_box_radius"]
+    assert len(rows) == 128
+    assert {row["d"] for row in rows if row["R"] > 0} == {64, 784, 3072, 150_528}
+    for row in rows:
         radius = input_dependent_radius(row["pA"], row["s0"], row["a"], row["wb"], row["d"])
         assert radius == pytest.approx(row["R"], abs=1e-6)
         assert radius <= row["R"] + 1e-12
+        at_once = min(
+            worst_case_probability(row["pA"], 0.0, row["s0"], end, row["d"])
+            for end in (row["a"], row["wb"])
+        )
+        assert at_once == pytest.approx(row["xi_at_r0"], abs=1e-8)
+        assert isotropic_radius(row["pA"], row["s0"]) == pytest.approx(
+            row["frozen_radius"], abs=1e-6
+        )
 
 
 def test_the_papers_boxes_certify_nothing_at_image_size() -> None:
@@ -46,8 +58,13 @@ def test_the_papers_boxes_certify_nothing_at_image_size() -> None:
                 assert input_dependent_radius(0.99993, sigma_0, low, high, dim) == 0.0
 
 
-def test_widest_boxes_that_certify_anything() -> None:
+def test_widest_boxes_that_keep_most_of_the_radius_or_certify_anything() -> None:
+    assert len(REFERENCE["isotropic_widest_ratio"]) == 16
     for row in REFERENCE["isotropic_widest_ratio"]:
+        ratio = row["ratio_keep80"]
+        sigma_0 = 1.0 if row["s0"] == "a" else ratio
+        radius = input_dependent_radius(row["pA"], sigma_0, 1.0, ratio, row["d"])
+        assert radius == pytest.approx(0.8 * sigma_0 * norm.ppf(row["pA"]), abs=1e-6)
         for factor, positive in ((0.999, True), (1.001, False)):
             ratio = 1.0 + (row["ratio_R_positive"] - 1.0) * factor
             sigma_0 = 1.0 if row["s0"] == "a" else ratio
@@ -60,7 +77,7 @@ def test_a_uniform_change_of_noise_flips_a_ball_classifier() -> None:
         for name in ("ratio_up", "ratio_down"):
             ratio = row[name] if name == "ratio_up" else 1.0 / row[name]
             bound = worst_case_probability(row["pA"], 0.0, 1.0, ratio, row["d"])
-            assert bound == pytest.approx(0.5, abs=1e-3)
+            assert bound == pytest.approx(0.5, abs=1e-8)
 
 
 @given(SHARES, LEVELS, st.floats(0.0, 3.0), st.integers(1, 2000))
@@ -91,6 +108,37 @@ def test_only_the_ratio_of_lengths_matters(
     bound = worst_case_probability(p, shift, sigma_0, 1.1 * sigma_0, dim)
     scaled = worst_case_probability(p, scale * shift, scale * sigma_0, 1.1 * (scale * sigma_0), dim)
     assert scaled == pytest.approx(bound, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SHARES, LEVELS, st.floats(1.0, 1.3), st.floats(0.0, 1.0), st.sampled_from([1, 20, 784]))
+def test_the_radius_is_monotone_and_scales(
+    p: float, low: float, ratio: float, place: float, dim: int
+) -> None:
+    """It grows with the share, shrinks with a wider box or dimension, and has a length's unit."""
+    high = low * ratio
+    sigma_0 = min(low * ratio**place, high)
+    radius = input_dependent_radius(p, sigma_0, low, high, dim)
+    assert 0.0 <= radius <= sigma_0 * norm.ppf(p)
+    assert input_dependent_radius(0.5 * (p + 1.0), sigma_0, low, high, dim) >= radius - 1e-6
+    assert input_dependent_radius(p, sigma_0, 0.99 * low, 1.01 * high, dim) <= radius + 1e-6
+    assert input_dependent_radius(p, sigma_0, low, high, 2 * dim) <= radius + 1e-6
+    doubled = input_dependent_radius(p, 2.0 * sigma_0, 2.0 * low, 2.0 * high, dim)
+    assert doubled == pytest.approx(2.0 * radius, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 784, 150_528])
+@pytest.mark.parametrize("sigma_1", [0.5, 0.501, 0.499])
+def test_limits_of_the_shift_and_the_share(dim: int, sigma_1: float) -> None:
+    """Nothing moved: the share itself. Far away: nothing. A share of almost 1: almost 1."""
+    if sigma_1 == 0.5:
+        assert worst_case_probability(0.9, 0.0, 0.5, sigma_1, dim) == pytest.approx(0.9, abs=1e-8)
+    assert worst_case_probability(0.9, 50.0, 0.5, sigma_1, dim) < 1e-9
+    assert worst_case_probability(1e-12, 0.1, 0.5, sigma_1, dim) < 1e-9
+    shares = [worst_case_probability(1.0 - 10.0**-k, 0.1, 0.5, sigma_1, dim) for k in (2, 6, 12)]
+    assert shares == sorted(shares)
+    if sigma_1 == 0.5 or dim < 10_000:
+        assert shares[-1] > 1.0 - 1e-6
 
 
 @pytest.mark.parametrize("dim", [1, 784, 150_528])
@@ -140,16 +188,24 @@ def test_the_papers_lemma_3_is_broken_by_its_counterexample() -> None:
     assert worst_case_probability(p, 0.0, low, low, dim) > 0.98  # what the lemma claims
 
 
-@pytest.mark.parametrize(
-    ("p", "radius", "truth"),
-    [(0.99, 1.0579080363294875, 0.06138878722235163), (0.999, 2.7112873053059623, 0.2904566730)],
-)
+# p_A, claimed radius, the two bounds at shift 0 (noise grows, shrinks), true probability.
+REPAIRED = [
+    (0.99, 1.0579080363294875, 0.5569259998206411, 0.6906625603689907, 0.06138878722235163),
+    (0.999, 2.7112873053059623, 0.7899673076136662, 0.9137143638385926, 0.2904566730133792),
+]
+
+
+@pytest.mark.parametrize(("p", "radius", "grown", "shrunk", "truth"), REPAIRED)
 def test_algorithm_2_repaired_certifies_what_is_false(
-    p: float, radius: float, truth: float
+    p: float, radius: float, grown: float, shrunk: float, truth: float
 ) -> None:
     dim, low, high = 50, 1.0, 1.5
     claimed = input_dependent_radius(p, math.sqrt(1.5), low, high, dim)
     assert claimed == pytest.approx(radius, abs=1e-6)
+    for end, bound in ((high, grown), (low, shrunk)):
+        assert worst_case_probability(p, 0.0, math.sqrt(1.5), end, dim) == pytest.approx(
+            bound, abs=1e-8
+        )
     # A iff the other coordinates are far out; the deployed map shrinks them from 1.5 to 1.
     threshold = high**2 * chi2.ppf(1.0 - p, dim - 1)
     assert chi2.sf(threshold / low**2, dim - 1) == pytest.approx(truth, abs=1e-8)

@@ -17,6 +17,7 @@ REFERENCE = json.loads((Path(__file__).parent / "data_files" / "worst_case.json"
 
 
 def test_reference_values_for_lipschitz_generators() -> None:
+    assert len(REFERENCE["lipschitz_split_kl"]) == 8
     for row in REFERENCE["lipschitz_split_kl"]:
         radius = lipschitz_radius(row["pA"], 1.0, row["L_sigma"])
         assert radius == pytest.approx(row["R_over_sigma"], abs=1e-6)
@@ -24,6 +25,7 @@ def test_reference_values_for_lipschitz_generators() -> None:
 
 
 def test_reference_values_for_whole_boxes() -> None:
+    assert len(REFERENCE["anisotropic_box_split_kl"]) == 10
     for row in REFERENCE["anisotropic_box_split_kl"]:
         for p, kept in row["kept"].items():
             radius = box_radius(float(p), 1.0, 1.0, row["ratio"], row["d"])
@@ -46,6 +48,30 @@ def test_monotone(p: float, sigma: float, lipschitz: float, more: float) -> None
     radius = lipschitz_radius(p, sigma, lipschitz)
     assert lipschitz_radius(p, sigma, lipschitz + more) <= radius + 1e-9
     assert lipschitz_radius(0.5 * (p + 1), sigma, lipschitz) >= radius - 1e-9
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(0.55, 0.999), st.floats(0.2, 1.0), st.floats(0.0, 1.0), st.floats(0.5, 4.0))
+def test_only_the_ratio_of_lengths_matters(
+    p: float, sigma: float, lipschitz: float, scale: float
+) -> None:
+    """A slope is one over a length; the box of a whole map is scaled with it."""
+    radius = lipschitz_radius(p, sigma, lipschitz)
+    scaled = lipschitz_radius(p, scale * sigma, lipschitz / scale)
+    assert scaled == pytest.approx(scale * radius, rel=1e-5, abs=1e-9)
+    whole = box_radius(p, sigma, sigma, 1.01 * sigma, 100)
+    scaled = box_radius(p, scale * sigma, scale * sigma, scale * (1.01 * sigma), 100)
+    assert scaled == pytest.approx(scale * whole, rel=1e-5, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(0.55, 0.999), st.floats(1.0, 1.2), st.integers(1, 3072))
+def test_the_radius_of_a_box_is_monotone(p: float, ratio: float, dim: int) -> None:
+    radius = box_radius(p, 1.0, 1.0, ratio, dim)
+    assert 0.0 <= radius <= norm.ppf(p)
+    assert box_radius(0.5 * (p + 1), 1.0, 1.0, ratio, dim) >= radius - 1e-9
+    assert box_radius(p, 1.0, 1.0, 1.01 * ratio, dim) <= radius + 1e-9
+    assert box_radius(p, 1.0, 1.0, ratio, 2 * dim) <= radius + 1e-9
 
 
 def test_nothing_is_certified_below_half() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from concert.bounds import clopper_pearson_lower
-from concert.certificates import isotropic_radius
+from concert.bounds import MARGIN, clopper_pearson_lower
+from concert.certificates import Claim, isotropic, isotropic_radius
 from concert.errors import ConcertError
 from concert.stopping import StagedBound, Stages, StoppingRule, next_radius
+from concert.tally import Tally
+from concert.votes import Votes
 
 GRID = "grid:0,0.25,0.5,0.75"
 
@@ -32,7 +35,9 @@ def test_reference_path() -> None:
         99011: 0.9890168624755438,
     }
     for k, lower in path.items():
-        assert bound.update(k) == pytest.approx(lower, rel=1e-8)
+        reported = bound.update(k)
+        assert reported + MARGIN == pytest.approx(lower, rel=1e-9)
+        assert reported < lower
 
 
 @given(st.integers(1, 200_000), st.sampled_from([1, 16, 64, 256]))
@@ -163,3 +168,40 @@ def test_a_radius_that_is_zero_for_any_bound_is_decided_with_the_class() -> None
     bound = StagedBound(parsed.stages(100_000), 0.001)
     bound.update(265)
     assert not parsed.stops(bound, 265, lambda p: 0.0)
+
+
+def test_a_grid_is_decided_by_all_claims_together() -> None:
+    """A ball that is still undecided does not go on where the ellipsoid contains it."""
+    ball = Claim(lambda p: isotropic(p, 0.25, 784), 0.5)
+    ellipsoid = Claim(lambda p: isotropic(p, 0.45, 784), 0.5, torch.full((1, 28, 28), 0.45))
+    rule = StoppingRule.parse("grid:0,0.25,0.5,0.75,1")
+    votes = Votes(np.array([500, 0]), 500, joint=np.array([500, 0]))
+    alone = Tally([ball], rule.stages(100_000), 0.001, 0, 2)
+    both = Tally([ball, ellipsoid], rule.stages(100_000), 0.001, 0, 2)
+    for tally in (alone, both):
+        tally.add(votes, rule)
+    # 500 unanimous draws: radius 0.52 by the ball, 0.93 by the ellipsoid; 1.0 is still open.
+    assert not alone.finished
+    assert not both.finished
+    votes = Votes(np.array([1000, 0]), 1000, joint=np.array([1000, 0]))
+    for tally in (alone, both):
+        tally.add(votes, rule)
+    # 1,500 draws: 0.60 and 1.08.
+    assert not alone.finished
+    assert both.finished
+    assert both.region()[0].radius > 1.0
+
+    # Whatever stops it, no draw is left out of the counts and both bounds keep their alpha.
+    assert both.n == 1500
+    assert [bound.alpha for bound in both.bounds] == [0.0005, 0.0005]
+
+
+def test_an_ellipsoid_out_of_reach_does_not_stop_the_ball() -> None:
+    ball = Claim(lambda p: isotropic(p, 0.25, 784), 0.5)
+    ellipsoid = Claim(lambda p: isotropic(p, 0.45, 784), 0.5, torch.full((1, 28, 28), 0.45))
+    rule = StoppingRule.parse("grid:0,0.25,0.5,0.75")
+    tally = Tally([ball, ellipsoid], rule.stages(100_000), 0.001, 0, 2)
+    # The maps are never above the floor: only the ball can certify, and it is still open.
+    tally.add(Votes(np.array([500, 0]), 500, joint=np.array([0, 0])), rule)
+    assert not tally.finished
+    assert tally.decided

@@ -113,10 +113,18 @@ class StoppingRule:
         """The looks that the rule needs."""
         return Stages.single(n) if self.kind == "full" else Stages.standard(n, multiple)
 
-    def stops(self, bound: StagedBound, k: int, radius_of: Callable[[float], float]) -> bool:
+    def stops(
+        self,
+        bound: StagedBound,
+        k: int,
+        radius_of: Callable[[float], float],
+        reached: float | None = None,
+    ) -> bool:
         """Whether to stop after the last update, whose count was `k`.
 
         `radius_of` turns a lower bound into the radius that is reported; it must not decrease.
+        `reached`: the radius that another claim about the image has certified so far, None if
+        none; radii of a grid up to it are decided whatever this claim can reach.
         """
         sizes = bound.stages.sizes
         n, last = sizes[bound.stage - 1], sizes[-1]
@@ -134,7 +142,8 @@ class StoppingRule:
             projected = clopper_pearson_lower(round(share * last), last, final_alpha)
             wanted = (1.0 - self.values[0]) * radius_of(projected)
             return bound.p_lower > 0.5 and radius >= wanted
-        target = next_radius(self.values, radius, bound.p_lower > 0.5)
+        certified = bound.p_lower > 0.5 or reached is not None
+        target = next_radius(self.values, max(radius, reached or 0.0), certified)
         if target is None:
             return True
         best = clopper_pearson_lower(k + last - n, last, final_alpha)

@@ -39,12 +39,24 @@ class Tally:
         self.counts += votes.counts
         if votes.joint is not None:
             self.joint += votes.joint
-        content = []
-        for claim, bound in zip(self.claims, self.bounds, strict=True):
-            k = int((self.counts if claim.floor is None else self.joint)[self.candidate])
+        ks = [
+            int((self.counts if claim.floor is None else self.joint)[self.candidate])
+            for claim in self.claims
+        ]
+        for bound, k in zip(self.bounds, ks, strict=True):
             bound.update(k)
-            content.append(rule.stops(bound, k, claim.radius))
-        self.finished = all(content)
+        reached = max(
+            (
+                claim.radius(bound.p_lower)
+                for claim, bound in zip(self.claims, self.bounds, strict=True)
+                if bound.p_lower > 0.5
+            ),
+            default=None,
+        )
+        self.finished = all(
+            rule.stops(bound, k, claim.radius, reached)
+            for claim, bound, k in zip(self.claims, self.bounds, ks, strict=True)
+        )
 
     def region(self) -> tuple[Region, float]:
         """The certified region, and the lower bound that its radius rests on."""

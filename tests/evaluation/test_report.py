@@ -22,6 +22,8 @@ NAMES = [
     "table.csv",
     "table.md",
     "table.tex",
+    "regions.csv",
+    "regions.md",
     "sigma_statistics.csv",
     "runtime.csv",
     "certified_accuracy.png",
@@ -49,6 +51,8 @@ def test_a_report_holds_every_file_and_nothing_else(
         assert part in (folder / "table.tex").read_text()
     assert list(pd.read_csv(folder / "table.csv")["0.50"]) == [0.5, 0.5, 1 / 3]
     assert list(pd.read_csv(folder / "sigma_statistics.csv")["min"].dropna()) == [0.25, 0.25]
+    assert list(pd.read_csv(folder / "regions.csv")["common"]) == [1, 1, 1]
+    assert "frozen-noise" in (folder / "regions.md").read_text()
     assert list(pd.read_csv(folder / "runtime.csv")["N"]) == [4, 4, 3]
     with Image.open(folder / "certified_accuracy.png") as image:
         assert image.width > 1000

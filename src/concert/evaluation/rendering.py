@@ -21,6 +21,8 @@ _CONVENTION = (
     "Accuracies and radii are rounded down."
 )
 _LEFT_ALIGNED = {"sigma", "method", "guarantee", "certificate"}
+# Decimals of columns that are rounded down.
+_DOWN = {"axis": 3, "log-volume": 1, "larger (%)": 1}
 
 
 def rounded_down(value: float, digits: int = 3) -> str:
@@ -37,7 +39,8 @@ def notes(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> list[str]:
     """What stands below a table: how to read it, what its guarantees mean, notes on the data."""
     present = {name for cell in table["guarantee"] for name in cell.split(JOINT)}
     sentences = [f"{each.value}: {each.sentence}" for each in Guarantee if each.value in present]
-    return [_CONVENTION, *sentences, *data_notes]
+    convention = [_CONVENTION] if "AMCR low" in table else []
+    return [*convention, *sentences, *data_notes]
 
 
 def to_text(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> str:
@@ -100,6 +103,14 @@ def _shown(table: pd.DataFrame) -> dict[str, list[str]]:
     for name in map(str, table.columns):
         column = list(table[name])
         if name[0].isdigit():
+            shown[name] = [rounded_down(value) for value in column]
+        elif name in _DOWN:
+            shown[name] = [
+                "" if pd.isna(value) else rounded_down(value, _DOWN[name]) for value in column
+            ]
+        elif name == "draws":
+            shown[name] = ["" if pd.isna(value) else rounded_up(value, 0) for value in column]
+        elif name == "AMCR" and "AMCR low" not in table:
             shown[name] = [rounded_down(value) for value in column]
         elif name == "AMCR":
             ends = zip(column, table["AMCR low"], table["AMCR high"], strict=True)

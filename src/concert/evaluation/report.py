@@ -20,6 +20,7 @@ from concert.evaluation.metrics import (
     certified_radii,
     nonzero_certified_accuracy,
 )
+from concert.evaluation.region_table import region_notes, region_table
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog
 
@@ -27,20 +28,23 @@ from concert.log_reading import LoadedLog
 def write_report(
     logs: Sequence[LoadedLog], out_dir: Path | str, radii: Sequence[float] | None = None
 ) -> list[Path]:
-    """Write table.{txt,csv,md,tex}, sigma_statistics.csv, runtime.csv, certified_accuracy.png and
-    summary.json into `out_dir`, which is created, and return their paths.
+    """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
+    certified_accuracy.png and summary.json into `out_dir`, and return their paths.
 
-    Nothing is written unless everything could be computed. Raises ConcertError for no logs, for
-    logs of different data sets and for a folder that cannot be written.
+    The folder is created. Nothing is written unless everything could be computed. Raises
+    ConcertError for no logs, logs of different data sets and a folder that cannot be written.
     """
     table = tables.comparison_table(logs, radii)
     grid = tables.radius_grid(logs) if radii is None else radii
     notes = tables.data_notes(logs) + tables.run_notes(logs)
+    regions = region_table(logs)
     contents: dict[str, str | bytes] = {
         "table.txt": rendering.to_text(table, notes),
         "table.csv": rendering.to_csv(table),
         "table.md": rendering.to_markdown(table, notes),
         "table.tex": rendering.to_latex(table, notes),
+        "regions.csv": rendering.to_csv(regions),
+        "regions.md": rendering.to_markdown(regions, region_notes(logs) + notes),
         "sigma_statistics.csv": rendering.to_csv(tables.sigma_statistics(logs)),
         "runtime.csv": rendering.to_csv(tables.runtime_table(logs)),
         "certified_accuracy.png": certified_accuracy_figure(logs),

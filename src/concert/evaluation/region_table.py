@@ -1,0 +1,78 @@
+"""How large certified regions are: inscribed balls, ellipsoids and volumes, a row per log.
+
+AMCR counts the inscribed ball alone. An ellipsoid is larger, which this table shows, and compares
+each log with the first one given, image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+
+from concert.errors import ConcertError
+from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
+from concert.evaluation.metrics import average_certified_radius, certified_radii
+from concert.evaluation.tables import require_one_dataset, row_labels
+from concert.log_reading import LoadedLog
+
+
+def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
+    """Columns: sigma, method, AMCR, axis, log-volume, common, larger (%), draws, guarantee and
+    certificate.
+
+    axis: mean over all images of the geometric mean of the region's semi-axes (Eq. 11), wrong or
+    abstained images counting 0. log-volume: mean natural logarithm of the volume over the images,
+    `common` in number, that every log certifies which certifies any. larger (%): share of the
+    images certified by this log and the first whose axis is at least 1.15 times the first's while
+    the radius is at least 0.9 times the first's. draws: mean certifying draws per image. NaN where
+    a log does not say.
+    """
+    require_one_dataset(logs)
+    certified = [set(log.frame["idx"][certified_radii(log.frame) > 0].astype(int)) for log in logs]
+    common = sorted(reduce(set.intersection, [some for some in certified if some] or [set()]))
+    rows = []
+    for log, label, some in zip(logs, row_labels(logs), certified, strict=True):
+        frame = log.frame.set_index("idx")
+        correct = (frame["correct"] == 1) & (frame["radius"] > 0)
+        axes = frame["proxy_volume"].astype(float).where(correct, 0.0)
+        volumes = frame.loc[common, "log_volume"].astype(float) if some else pd.Series(dtype=float)
+        rows.append(
+            {
+                "sigma": label.sigma,
+                "method": label.method,
+                "AMCR": average_certified_radius(log.frame),
+                "axis": float(axes.mean(skipna=False)),
+                "log-volume": float(volumes.mean(skipna=False)),
+                "common": len(common) if some else 0,
+                "larger (%)": 100 * _larger(log, logs[0]),
+                "draws": float(frame["n_used"].astype(float).mean(skipna=False)),
+                "guarantee": label.guarantee,
+                "certificate": label.certificate,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
+    """How to read the table."""
+    first = row_labels(logs)[0]
+    name = f"{first.method}, sigma {first.sigma}" if first.sigma else first.method
+    return [
+        "axis: mean over all images of the geometric mean of the certified region's semi-axes, "
+        "wrong and abstained images counting 0. log-volume: over the images that every log "
+        "certifies which certifies any ('common').",
+        f"larger: share of the images certified by the log and by the first one ({name}) whose "
+        f"axis is at least {AXIS} times the first's radius and whose radius is at least "
+        f"{INSCRIBED} times it.",
+        "Sampling that stopped early leaves regions smaller than all draws would.",
+    ]
+
+
+def _larger(log: LoadedLog, first: LoadedLog) -> float:
+    try:
+        return compare_ellipsoids(log, first).larger
+    except ConcertError:  # no image in common
+        return float(np.nan)
