@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import mpmath
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from concert.bounds import clopper_pearson_lower
+from concert.bounds import MARGIN, clopper_pearson_lower
 from concert.certificates import (
+    FLOOR_SLACK,
     Guarantee,
     Region,
     empty,
@@ -27,10 +30,13 @@ from concert.certificates import (
     union,
 )
 
-# (sigma map, rhat, smallest semi-axis, geometric mean of the semi-axes, semi-axes, volume)
+# (sigma map, p_A, p_B, rhat, smallest semi-axis, geometric mean of the semi-axes, semi-axes,
+# volume)
 ELLIPSOIDS = [
     (
         [0.25, 0.5],
+        0.99,
+        0.01,
         2.326347874040841,
         0.5815869685102103,
         0.8224881785665935,
@@ -39,6 +45,8 @@ ELLIPSOIDS = [
     ),
     (
         [0.25, 0.25, 0.25],
+        0.9,
+        0.1,
         1.2815515655446006,
         0.32038789138615015,
         0.32038789138615015,
@@ -47,6 +55,8 @@ ELLIPSOIDS = [
     ),
     (
         [0.3, 0.4, 0.5],
+        0.9,
+        0.05,
         1.4632025962480366,
         0.438960778874411,
         0.5728244496525708,
@@ -55,6 +65,8 @@ ELLIPSOIDS = [
     ),
     (
         [1.0, 1.25, 1.5, 1.5],
+        0.999,
+        0.001,
         3.0902323061678136,
         3.0902323061678136,
         4.001881837869865,
@@ -63,6 +75,8 @@ ELLIPSOIDS = [
     ),
     (
         [0.5, 0.5, 1.0, 1.0],
+        0.6,
+        0.3,
         0.3888738079219203,
         0.19443690396096014,
         0.2749753066074248,
@@ -71,32 +85,43 @@ ELLIPSOIDS = [
     ),
 ]
 
-# (standard deviation of zhat, p, radius) of composed queries: Cohen's formula at that deviation.
-COMPOSED = [
-    (0.3535533905932738, 0.6, 0.08957172731064583),
-    (0.3535533905932738, 0.99993, 1.3463908018456536),
-    (0.24999282629592817, 0.99, 0.5815702799789938),
-    (0.4472135954999579, 0.6, 0.1133002689028597),
-    (0.7071067811865476, 0.9, 0.9061938024368232),
-    (0.48507125007266594, 0.999, 1.4989828477677587),
-]
+# Radii of two composed queries, from 25 to 40 digits: Cohen's formula at what both leave.
+COMPOSED: dict[str, list[dict[str, float]]] = json.loads(
+    (Path(__file__).parent / "data_files" / "composed.json").read_text()
+)
 
-# (first query, lower ends of the second, votes, draws, semi-axes) of truncated counting.
+# (first query, lower ends of the second, votes, draws, bound, its quantile, semi-axes, their
+# geometric mean) of truncated counting.
 TRUNCATED = [
-    (0.6, [0.3, 0.5], 99_000, 100_000, [0.6144714681995346, 0.8796133479361264]),
+    (
+        0.6,
+        [0.3, 0.5],
+        99000,
+        100000,
+        0.9889893403774748,
+        2.289999955213766,
+        [0.6144714681995346, 0.8796133479361264],
+        0.7351852184002475,
+    ),
     (
         1.0,
         [0.25, 0.25, 0.4, 0.5],
-        90_000,
-        100_000,
+        90000,
+        100000,
+        0.8970364962238291,
+        1.2648446903374326,
         [0.30676989754487627, 0.30676989754487627, 0.469751525027316, 0.5656557417148341],
+        0.3976595990320033,
     ),
     (
         0.9,
         [0.5, 0.6, 0.7, 0.8],
-        9_900,
-        10_000,
+        9900,
+        10000,
+        0.9865311593238062,
+        2.2124196651021895,
         [0.9670013740417274, 1.1045066601282663, 1.2224648578907817, 1.3228664596290864],
+        1.146402051907468,
     ),
 ]
 
@@ -176,15 +201,20 @@ def test_half_of_the_votes_certify_nothing(p: float) -> None:
         assert region.log_volume == -math.inf
 
 
-@pytest.mark.parametrize(("sigma", "rhat", "smallest", "proxy", "axes", "volume"), ELLIPSOIDS)
+@pytest.mark.parametrize(
+    ("sigma", "p_lower", "p_upper", "rhat", "smallest", "proxy", "axes", "volume"), ELLIPSOIDS
+)
 def test_ellipsoids_against_reference_values(
     sigma: list[float],
+    p_lower: float,
+    p_upper: float,
     rhat: float,
     smallest: float,
     proxy: float,
     axes: list[float],
     volume: float,
 ) -> None:
+    assert normalized_radius(p_lower, p_upper) == pytest.approx(rhat, rel=1e-12)
     sigma_map = torch.tensor(sigma, dtype=torch.float64).reshape(1, 1, -1)
     for make in (static, frozen):
         region = make(float(ndtr(rhat)), sigma_map)
@@ -195,29 +225,69 @@ def test_ellipsoids_against_reference_values(
         assert region.radius == pytest.approx(smallest, rel=1e-10)
         assert region.proxy_volume == pytest.approx(proxy, rel=1e-10)
         assert math.exp(region.log_volume) == pytest.approx(volume, rel=1e-9)
+        # The same values over and over, as many as a photograph has: only the volume changes.
+        large = make(float(ndtr(rhat)), sigma_map.repeat(1, 1, 150_528 // len(sigma)))
+        assert large.dim == 150_528
+        assert large.radius == pytest.approx(smallest, rel=1e-10)
+        assert large.proxy_volume == pytest.approx(proxy, rel=1e-10)
 
 
-@pytest.mark.parametrize(("sigma", "p", "radius"), COMPOSED)
-def test_queried_ball_against_reference_values(sigma: float, p: float, radius: float) -> None:
-    region = queried_ball(p, sigma, 5)
-    assert region.radius == pytest.approx(radius, rel=1e-12)
-    assert region.axes is None
+def test_queried_ball_against_reference_values() -> None:
+    assert len(COMPOSED["composed_radius"]) == 20
+    for row in COMPOSED["composed_radius"]:
+        # What two queries leave: a copy of the precision of both.
+        sigma = (row["s1"] ** -2 + row["a"] ** -2) ** -0.5
+        assert sigma == pytest.approx(row["effective_sigma"], rel=1e-14)
+        for dim in (5, 150_528):
+            region = queried_ball(row["pA"], sigma, dim)
+            assert region.radius == pytest.approx(row["R"], rel=1e-12)
+            assert region.axes is None
 
 
-@pytest.mark.parametrize(("query", "second", "k", "n", "axes"), TRUNCATED)
+@pytest.mark.parametrize(
+    ("query", "second", "k", "n", "p_star", "quantile", "axes", "proxy"), TRUNCATED
+)
 def test_queried_ellipsoid_against_reference_values(
-    query: float, second: list[float], k: int, n: int, axes: list[float]
+    query: float,
+    second: list[float],
+    k: int,
+    n: int,
+    p_star: float,
+    quantile: float,
+    axes: list[float],
+    proxy: float,
 ) -> None:
-    # What two queries leave: a copy of the precision of both.
     floor = torch.tensor([(query**-2 + s**-2) ** -0.5 for s in second], dtype=torch.float64)
-    region = queried_ellipsoid(clopper_pearson_lower(k, n, 0.001), floor.reshape(1, 1, -1))
+    p_lower = clopper_pearson_lower(k, n, 0.001)
+    assert p_lower + MARGIN == pytest.approx(p_star, rel=1e-9)
+    assert normalized_radius(p_lower) == pytest.approx(quantile, abs=1e-6)
+    region = queried_ellipsoid(p_lower, floor.reshape(1, 1, -1))
     assert region.axes is not None
-    assert region.axes.flatten().tolist() == pytest.approx(axes, rel=2e-6)
+    # To 1e-6, once the slack that the region gives away on purpose is put back.
+    whole = region.axes.flatten() / (1 - FLOOR_SLACK)
+    assert whole.tolist() == pytest.approx(axes, abs=1e-6)
+    assert whole.log().mean().exp().item() == pytest.approx(proxy, abs=1e-6)
+    assert region.proxy_volume == pytest.approx(proxy, rel=2e-6)
     # Smaller by more than two float32 engines may disagree on the map.
     for got, wanted in zip(region.axes.flatten().tolist(), axes, strict=True):
         assert got < wanted * (1 - 5e-7)
     assert region.radius == pytest.approx(axes[0], rel=2e-6)
     assert region.guarantee is Guarantee.DEPLOYED
+
+
+def test_the_largest_cube_in_a_queried_ellipsoid_against_reference_values() -> None:
+    """Where the maps' precisions sum to B, l_inf perturbations below z / sqrt(d/q^2 + B) hold."""
+    assert len(COMPOSED["composed_linf_harmonic"]) == 2
+    for row in COMPOSED["composed_linf_harmonic"]:
+        dim = int(row["d"])
+        draw = torch.Generator().manual_seed(0)
+        precisions = 0.5 + torch.rand(dim, generator=draw, dtype=torch.float64)
+        precisions *= row["B"] / precisions.sum()
+        floor = (row["s1"] ** -2 + precisions).rsqrt().reshape(3, 32, 32)
+        region = queried_ellipsoid(row["pA"], floor)
+        signs = torch.randn(floor.shape, generator=draw).sign().double()
+        assert bool(region.contains((1 - 3e-6) * row["R_inf"] * signs))
+        assert not bool(region.contains((1 + 1e-9) * row["R_inf"] * signs))
 
 
 def test_a_perturbation_in_the_ball_or_in_the_ellipsoid_is_certified() -> None:
@@ -430,6 +500,14 @@ def test_two_sided_is_between_one_sided_and_the_paper(p_lower: float, p_upper: f
         exact = (float(ndtri(p_lower)) - float(ndtri(p_upper))) / 2
         assert two_sided <= max(0.0, exact) + 1e-15
         assert two_sided == pytest.approx(max(0.0, exact), rel=1e-9, abs=1e-12)
+
+
+@given(SHARES, SHARES, st.floats(1e-12, 1.0), st.floats(1e-12, 1.0))
+def test_two_sided_is_monotone(p: float, q: float, upper: float, other: float) -> None:
+    low, high = sorted((p, q))
+    assert normalized_radius(low, upper) <= normalized_radius(high, upper) + 1e-13
+    low, high = sorted((upper, other))
+    assert normalized_radius(p, high) <= normalized_radius(p, low) + 1e-13
 
 
 @pytest.mark.parametrize("p_upper", [0.0, -0.1, 1.1, math.nan])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +139,25 @@ def test_combination_against_reference_values(
     assert float(z) == pytest.approx(
         weight_1 * (0.3 + q * 1.7) + weight_2 * (0.3 + s * -0.9), abs=1e-7
     )
+
+
+EFFECTIVE = json.loads((Path(__file__).parent / "data_files" / "composed.json").read_text())[
+    "composed_effective_box"
+]
+
+
+@pytest.mark.parametrize("row", EFFECTIVE)
+def test_the_box_of_the_implied_second_query_against_reference_values(
+    row: dict[str, float],
+) -> None:
+    """Maps in [a_eff, wb_eff] of the noise as deployed are a second query's in [a, wb]."""
+    q = row["s1"]
+    zero, one = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (0.0, 1.0))
+    for tau, expected in ((row["a_eff"], row["a"]), (row["wb_eff"], row["wb"])):
+        noise = QueriedNoise(constant(tau), q, row["a_eff"], row["wb_eff"])
+        z, used = noise(zero, (zero, one))
+        # With m1 = x = 0, z is the second query times its share of the precision.
+        assert float(z) / (1 - (float(used) / q) ** 2) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.4])

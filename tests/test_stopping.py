@@ -205,3 +205,16 @@ def test_an_ellipsoid_out_of_reach_does_not_stop_the_ball() -> None:
     tally.add(Votes(np.array([500, 0]), 500, joint=np.array([0, 0])), rule)
     assert not tally.finished
     assert tally.decided
+
+
+def test_a_radius_that_all_draws_would_miss_is_given_up_on() -> None:
+    # 0.75 needs 0.99865. At 99.75 % after 15,104 draws all remaining ones could still be votes, but
+    # not at a share that three standard errors above this one explain.
+    parsed = StoppingRule.parse(GRID)
+    stages = parsed.stages(100_000, 256)
+    for share, stopped in ((0.9975, True), (0.9985, False)):
+        bound = StagedBound(stages, 0.001)
+        for size in stages.sizes[: stages.sizes.index(15_104) + 1]:
+            k = round(share * size)
+            bound.update(k)
+        assert parsed.stops(bound, k, quarter) == stopped

@@ -26,9 +26,9 @@ LOOKS: Final = (
     (15_000, 0.11),
     (40_000, 0.18),
 )
-# An image is given up on when its share is this many standard errors below what is needed. Giving
-# up is sound for any value, because it only lowers the radius.
-GIVE_UP: Final = 4.0
+# A radius is given up on when all draws would miss it even if the image's share were this many
+# standard errors above the one seen. Sound for any value, because giving up only lowers the radius.
+GIVE_UP: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,11 @@ class StoppingRule:
             return False
         share = k / n
         optimistic = share + GIVE_UP * math.sqrt(max(share * (1.0 - share), 1.0 / n) / n)
-        if optimistic < 0.5:
-            return True
         final_alpha = bound.stages.shares[-1] * bound.alpha
+        most = min(k + last - n, math.floor(optimistic * last))
+        best = clopper_pearson_lower(most, last, final_alpha)
+        if best <= 0.5:
+            return True
         radius = radius_of(bound.p_lower)
         if self.kind == "relative":
             projected = clopper_pearson_lower(round(share * last), last, final_alpha)
@@ -146,8 +148,7 @@ class StoppingRule:
         target = next_radius(self.values, max(radius, reached or 0.0), certified)
         if target is None:
             return True
-        best = clopper_pearson_lower(k + last - n, last, final_alpha)
-        return radius_of(min(best, optimistic)) < target
+        return radius_of(best) < target
 
 
 def next_radius(grid: Sequence[float], radius: float, certified: bool) -> float | None:
