@@ -7,7 +7,6 @@ each log with the first one given, image by image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,8 @@ def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
     """
     require_one_dataset(logs)
     certified = [set(log.frame["idx"][certified_radii(log.frame) > 0].astype(int)) for log in logs]
-    common = sorted(reduce(set.intersection, [some for some in certified if some] or [set()]))
+    some_certified = [some for some in certified if some]
+    common = sorted(set.intersection(*some_certified)) if some_certified else []
     rows = []
     for log, label, some in zip(logs, row_labels(logs), certified, strict=True):
         frame = log.frame.set_index("idx")
