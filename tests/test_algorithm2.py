@@ -192,7 +192,9 @@ def test_one_level_per_image_holds_for_the_deployed_classifier() -> None:
     assert sigma is not None
     assert sigma.shape == images.shape
     assert sigma[:, 0, 0, 0].tolist() == pytest.approx([0.25, 0.254, 0.26])
-    record = certify(noise.generator, "algorithm2")
+    assert noise.certificates == ("algorithm2", "frozen")
+    record = certify(noise.generator, "auto")
+    assert record.certificate == "algorithm2"
     assert record.guarantee is Guarantee.DEPLOYED
     assert record.radius > 0.3
 

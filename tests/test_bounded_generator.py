@@ -156,6 +156,10 @@ def test_the_certificate_is_the_split_kl_radius_and_deployed() -> None:
     smallest = float(generator(image).min().detach())
     assert result.certificate == "lipschitz"
     assert result.guarantee is Guarantee.DEPLOYED
+    # What holds as deployed is the default, and the paper's own must be asked for.
+    assert smoothed.certify(image, n=2000) == [result]
+    assert smoothed.noise.guarantee_of("auto") is Guarantee.DEPLOYED
+    assert frozen.guarantee is Guarantee.FROZEN
     exact = lipschitz_radius(result.p_lower, smallest, 0.3)
     # The rounding of float32 maps is accounted for.
     assert 0.999 * exact < result.radius < exact

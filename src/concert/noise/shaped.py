@@ -16,16 +16,19 @@ from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like
 
 
 class GeneratedNoise(NoiseModel):
-    """z = x + G(x) * eps: the paper's noise. Its certificate holds for a frozen sigma map only.
+    """z = x + G(x) * eps: the paper's noise. Its certificate "frozen" holds for a frozen map only.
 
-    Certificate "algorithm2", by name only, is the radius step of the paper's Algorithm 2 with its
-    formulas corrected. It needs the generator's box, attributes `low` and `high`. It guarantees
-    nothing for maps. Certificate "lipschitz", offered where the generator has a number `lipschitz`
-    that log G never exceeds as a slope, holds for the classifier as deployed.
+    Certificate "algorithm2" is the radius step of the paper's Algorithm 2 with its formulas
+    corrected. It needs the generator's box, attributes `low` and `high`. It guarantees nothing for
+    maps. Certificate "lipschitz", offered where the generator has a number `lipschitz` that log G
+    never exceeds as a slope, holds for the classifier as deployed.
 
     A generator whose class says `one_level = True` gives one level per image: the first entry of
     its output, clamped to the box, is used for the whole image, so that "algorithm2" holds for the
     classifier as deployed whatever the generator does.
+
+    The default certificate is one that holds for the classifier as deployed where there is one,
+    else "frozen".
     """
 
     kind = "generated"
@@ -35,6 +38,11 @@ class GeneratedNoise(NoiseModel):
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.generator = generator
+        if self.slope is not None:
+            self.certificate = "lipschitz"
+        elif self.one_level:
+            self.certificate = "algorithm2"
+        self.guarantee = self.guarantee_of(self.certificate)
 
     @property
     def one_level(self) -> bool:
@@ -77,7 +85,8 @@ class GeneratedNoise(NoiseModel):
     @property
     def certificates(self) -> tuple[str, ...]:
         bounded = ("lipschitz",) if self.slope is not None else ()
-        return (self.certificate, "algorithm2", *bounded)
+        rest = (name for name in ("frozen", "algorithm2", *bounded) if name != self.certificate)
+        return (self.certificate, *rest)
 
     @property
     def slope(self) -> float | None:
@@ -86,10 +95,11 @@ class GeneratedNoise(NoiseModel):
         return None if slope is None or self.one_level else float(slope)
 
     def guarantee_of(self, certificate: str) -> Guarantee:
+        certificate = self.certificate if certificate == "auto" else certificate
         if certificate == "lipschitz":
             return Guarantee.DEPLOYED
         if certificate != "algorithm2":
-            return self.guarantee
+            return Guarantee.FROZEN
         self.box()
         return Guarantee.DEPLOYED if self.one_level else Guarantee.NONE
 
