@@ -453,7 +453,7 @@ def test_batch_norm_is_folded_and_changes_nothing() -> None:
         assert torch.allclose(folded(images), expected, rtol=1e-4, atol=1e-4)
         assert float(expected.std(dim=0).min()) > 1e-2
     made = sampler(classifier)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in made.classifier.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in made.network.network.modules())
     unfolded = votes_of(sampler(Branching(classifier)), image(), 300)
     assert votes_of(made, image(), 300).counts.tolist() == unfolded.counts.tolist()
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from concert.auditing import AuditSettings
 from concert.auditing.run import find_log, log_identity
-from concert.checks import check_prediction
+from concert.checks import check_images, check_prediction
 from concert.config import DataSettings, Recipe
 from concert.console import (
     audit_with_display,
@@ -23,15 +23,19 @@ from concert.console import (
     make_console,
     train_with_display,
 )
+from concert.data import load_images, subset_indices
 from concert.data.decode import COLOUR, GREY
-from concert.errors import INTERRUPTED, ConcertError
+from concert.engines.choice import ENGINES
+from concert.engines.export import export_engine
+from concert.errors import INTERRUPTED, ConcertError, nearest
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
 from concert.records import ABSTAIN
-from concert.runs import load, read_description
+from concert.runs import load, model_folder, read_description
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
+from concert.streams import Domain, keyed_generator
 from concert.training import claim_folder
 
 
@@ -107,6 +111,52 @@ def predict(options: Any, argv: list[str]) -> int:
         share = f"{votes.counts[top]}/{votes.n} votes for {description.class_names[top]}"
         answer = "abstains" if label == ABSTAIN else description.class_names[label]
         console.print(f"{path}: {answer} ({share})")
+    return 0
+
+
+def export(options: Any, argv: list[str]) -> int:
+    """`concert export RUN --engine NAME`"""
+    # Checked first: loading and sampling images takes a while.
+    if options.engine not in ENGINES:
+        raise ConcertError(nearest("engine", options.engine, ENGINES))
+    if options.images < 1:
+        raise ConcertError(f"--images must be at least 1, got {options.images}")
+    description, weights = read_description(options.run)
+    # The engine deployed so far may be the very one that is to be replaced.
+    smoothed = _load(options, deployed=False)
+    data = _data_of(options.run, description.data, options.data)
+    images = load_images(data.name, "train", data.path, data.size)
+    count = min(options.images, len(images))
+    chosen = images.images(subset_indices(len(images), f"random:{count}:{options.seed}"))
+    chosen = smoothed.noise.accept(check_images(chosen, description.shape))
+    device = next(smoothed.classifier.parameters()).device
+    noise = keyed_generator(options.seed, Domain.TRAIN, device=device)
+    with torch.inference_mode():
+        noisy, _ = smoothed.noise.copies(chosen.to(device), 1, noise)
+    result = export_engine(
+        model_folder(options.run),
+        options.engine,
+        smoothed.classifier,
+        description.num_classes,
+        weights,
+        noisy[noisy.isfinite().flatten(1).all(dim=1)],
+        0.25 * options.vote_margin,
+    )
+    console = make_console()
+    console.print(
+        f"{options.run} is deployed with {options.engine}: against the trained network, logits "
+        f"differ by at most {result.drift:.2g}, and {result.votes} of {result.images} noisy images "
+        "fall into another class"
+    )
+    if result.choice.precision == "float32":
+        covered = result.drift < 0.5 * options.vote_margin
+        console.print(
+            f"certificates with a vote margin of {options.vote_margin:g} "
+            f"{'hold for both networks' if covered else 'hold for the one that made them only'}"
+        )
+    if result.choice.precision == "int8":
+        console.print("an int8 network is another classifier: certify it anew, into a new --log")
+    console.print(f"next: concert certify {shlex.quote(str(options.run))}")
     return 0
 
 
@@ -193,7 +243,7 @@ def _import_from_here() -> None:
         sys.path.insert(0, here)
 
 
-def _load(options: Any) -> SmoothedClassifier:
+def _load(options: Any, deployed: bool = True) -> SmoothedClassifier:
     sampling = SamplingSettings(options.batch_size, options.vote_margin, options.workers)
     if options.trust:
         _import_from_here()
@@ -201,7 +251,7 @@ def _load(options: Any) -> SmoothedClassifier:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return load(options.run, options.trust, device, sampling)
+        return load(options.run, options.trust, device, sampling, deployed)
     except (RuntimeError, AssertionError) as error:
         raise ConcertError(
             f"cannot use accelerator '{options.accelerator}': {str(error).splitlines()[0]}"

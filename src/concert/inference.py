@@ -39,6 +39,12 @@ def check_classifier(classifier: nn.Module, probe: Tensor, num_classes: int) -> 
         )
 
 
+def dtype_of(classifier: nn.Module) -> torch.dtype:
+    """The precision of a classifier's weights; noise is drawn and added in float32, then cast."""
+    floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
+    return next(floats, torch.float32)
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin."""

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
     "certify": "certify the images of a data set into a log; resumes",
     "predict": "predict image files with the smoothed classifier",
+    "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
     "report": "tables and a figure from certification logs",
     "demo": "train, certify and compare on digits, in a few minutes",
@@ -147,6 +148,24 @@ def _predict_parser() -> Parser:
     return parser
 
 
+def _export_parser() -> Parser:
+    parser = Parser(prog="concert export", description=COMMANDS["export"])
+    parser.add_argument("run", type=Path, help="run or model folder")
+    parser.add_argument(
+        "--engine",
+        type=str,
+        required=True,
+        help="torch, torch-compile, onnxruntime, openvino, onnxruntime-int8 or openvino-int8",
+    )
+    _data_flags(parser, "the training data")
+    parser.add_argument(
+        "--images", type=int, default=512, help="noisy training images to calibrate and compare on"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images and the noise")
+    _sampling_flags(parser)
+    return parser
+
+
 def _audit_parser() -> Parser:
     parser = Parser(prog="concert audit", description=COMMANDS["audit"])
     parser.add_argument("run", type=Path, help="run or model folder")
@@ -184,6 +203,7 @@ PARSERS: Final = {
     "train": _train_parser,
     "certify": _certify_parser,
     "predict": _predict_parser,
+    "export": _export_parser,
     "audit": _audit_parser,
     "report": _report_parser,
     "demo": _demo_parser,

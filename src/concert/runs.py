@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from concert.building import Description, build_base, build_noise
+from concert.engines import read_choice
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.noise import NoiseModel
@@ -112,10 +113,12 @@ def load(
     trust: bool = False,
     device: torch.device | str | None = None,
     sampling: SamplingSettings | None = None,
+    deployed: bool = True,
 ) -> SmoothedClassifier:
     """The smoothed classifier of a run or model folder, in evaluation mode on `device`.
 
     A classifier given by an import path outside concert is imported only with `trust=True`.
+    `deployed`: with the engine that `concert export` chose, if any; else with torch.
     """
     folder = model_folder(Path(path))
     description, digest = read_description(folder)
@@ -151,6 +154,11 @@ def load(
             f"{folder / WEIGHTS} does not fit the model in {CONFIG}: {first}"
         ) from None
     smoothed = SmoothedClassifier(
-        classifier, noise, description.num_classes, description.shape, sampling
+        classifier,
+        noise,
+        description.num_classes,
+        description.shape,
+        sampling,
+        read_choice(folder, digest) if deployed else None,
     )
     return smoothed.eval().to(device or "cpu")

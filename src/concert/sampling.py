@@ -1,7 +1,7 @@
 """Noisy copies through the classifier, votes counted: the hot loop, and the only one.
 
 Written for throughput: noise is drawn into one reused buffer per worker laid out channels-last (an
-i.i.d. draw has no layout, and convolutions prefer it), batch norm is folded into convolutions in a
+i.i.d. draw has no layout, and convolutions prefer it), the network is run by an engine on a
 private copy of the classifier, batches are small enough to stay in cache, workers are threads with
 one intra-op thread each, and the counts of a batch are one `bincount`. Memory does not grow with n.
 
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
+from concert.engines import EngineChoice, build_engine
 from concert.errors import ConcertError
-from concert.inference import full_precision, inference_copy
+from concert.inference import full_precision
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK, Stream
 from concert.votes import MapSum, Request, Votes, count_votes, sum_of
@@ -75,32 +75,33 @@ class Sampler:
         shape: tuple[int, int, int],
         device: torch.device,
         settings: SamplingSettings,
+        choice: EngineChoice | None = None,
     ) -> None:
         self.num_classes, self.shape, self.device = num_classes, shape, device
         self.margin = settings.vote_margin
         self.batch_size = settings.resolved_batch_size(shape, device)
-        # Noise is drawn and added in float32, then cast to the classifier's own precision.
-        floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
-        self.dtype = next(floats, torch.float32)
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.rand((8, *shape), generator=generator)
-        probe += 0.25 * torch.randn(probe.shape, generator=generator)
-        with full_precision(device):
-            self.classifier = inference_copy(
-                classifier, probe.to(device, self.dtype), num_classes, 0.25 * self.margin
-            )
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False).float()
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.workers = settings.workers or threads
         self._threads = max(1, threads // self.workers)
+        with full_precision(device):
+            self.network = build_engine(
+                choice or EngineChoice(),
+                classifier,
+                shape,
+                num_classes,
+                device,
+                tolerance=0.25 * self.margin,
+                batch_size=self.batch_size,
+                threads=self._threads,
+            )
         self._scratch = threading.local()
         self._pool = ThreadPoolExecutor(self.workers)
 
     @property
     def engine(self) -> str:
         """What computes the logits, for the log: two engines may differ in rare votes."""
-        folded = "-folded" if isinstance(self.classifier, GraphModule) else ""
-        return f"torch-eager-{str(self.dtype).removeprefix('torch.')}{folded}"
+        return self.network.name
 
     def close(self) -> None:
         """End the worker threads."""
@@ -212,7 +213,7 @@ class Sampler:
         """Votes (2, K + 1) of one batch of draws, and the sum of their sigma maps."""
         valid = min(self.batch_size, request.n - start)
         noisy, used = self.noise(x, self._draw(request.stream, start, self.noise.lanes), sigma)
-        logits = self.classifier(noisy.to(self.dtype))[:valid]
+        logits = self.network(noisy)[:valid]
         decided = used.expand_as(noisy)[:valid, 0, 0, 0].isfinite()
         counts = count_votes(logits, self.margin, decided)
         joint = torch.zeros_like(counts)

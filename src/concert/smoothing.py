@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from concert import bounds, certificates
 from concert.checks import check_certification, check_images, check_indices, check_prediction
+from concert.engines import EngineChoice
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records import ABSTAIN, Certification
@@ -47,7 +48,8 @@ class SmoothedClassifier(nn.Module):
     `classifier`: any module from images (B, C, H, W) in [0, 1] plus noise to logits (B, K);
     normalisation is a layer inside it. It is used in evaluation mode. `shape` fixes the images'
     (C, H, W); without it any shape that the classifier takes will do. The hot loop works on copies
-    of classifier and noise, which are made anew when either has changed.
+    of classifier and noise, which are made anew when either has changed. `engine` runs the
+    classifier for predictions and certificates alike; the default is torch.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class SmoothedClassifier(nn.Module):
         num_classes: int,
         shape: Sequence[int] | None = None,
         sampling: SamplingSettings | None = None,
+        engine: EngineChoice | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -65,6 +68,7 @@ class SmoothedClassifier(nn.Module):
         self.num_classes = num_classes
         self.shape = None if shape is None else tuple(shape)
         self.sampling = sampling or SamplingSettings()
+        self.engine = engine or EngineChoice()
         self._sampler: Sampler | None = None
         self._built_from: tuple[object, ...] = ()
 
@@ -85,6 +89,7 @@ class SmoothedClassifier(nn.Module):
                     (channels, height, width),
                     device,
                     self.sampling,
+                    self.engine,
                 )
                 self._built_from = signature
             return self._sampler
@@ -97,7 +102,8 @@ class SmoothedClassifier(nn.Module):
             for tensor in (*module.parameters(), *module.buffers())
         ]
         noise = (id(self.noise), str(self.noise.settings()))
-        return tuple(shape), id(self.classifier), noise, self.sampling, tuple(tensors)
+        settings = self.sampling, self.engine
+        return tuple(shape), id(self.classifier), noise, settings, tuple(tensors)
 
     def __getstate__(self) -> dict[str, Any]:
         # The hot loop's threads can be neither copied nor pickled; it is built again when needed.

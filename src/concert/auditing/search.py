@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from concert.auditing.parts import Part, lengths, project, spread
+from concert.inference import dtype_of
 from concert.memory import channels_last
 from concert.sampling import Sampler
 from concert.smoothing import SmoothedClassifier
@@ -40,7 +41,7 @@ class SoftVotes:
             copy.deepcopy(smoothed.classifier).eval().requires_grad_(False)
         )
         self.noise = copy.deepcopy(sampler.noise)
-        self.device, self.dtype = sampler.device, sampler.dtype
+        self.device, self.dtype = sampler.device, dtype_of(self.classifier)
         self.shape, self.num_classes = sampler.shape, sampler.num_classes
         self.limit = sampler.batch_size
         self.stream = Stream(seed, Domain.ATTACK, index)

@@ -107,7 +107,10 @@ def tune(
                     for u, a, image in zip(units + spread(size) * gradient, axes, x, strict=True)
                 ]
             )
-        report |= {"margin": float(margins.detach().mean()), "change": float(change.detach().sqrt())}
+        report |= {
+            "margin": float(margins.detach().mean()),
+            "change": float(change.detach().sqrt()),
+        }
     report["fooled"] = float((margins > 0).double().mean())
     return report
 

@@ -1,0 +1,88 @@
+"""The network in torch: as it is, with batch norm folded, and compiled if asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from concert.engines.base import Engine
+from concert.errors import ConcertError
+from concert.inference import dtype_of, inference_copy
+
+# Of float32 engines, relative to the largest logit; measured: up to 3e-6.
+ROUNDING: Final = 2e-5
+
+
+def noisy_probe(shape: tuple[int, int, int], count: int = 8) -> Tensor:
+    """Images (count, C, H, W) plus noise, the same ones always, to compare two engines on."""
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand((count, *shape), generator=generator)
+    return probe + 0.25 * torch.randn(probe.shape, generator=generator)
+
+
+def check_drift(name: str, got: Tensor, wanted: Tensor) -> float:
+    """The largest difference of two engines' logits (B, K); refuses one that is no rounding."""
+    drift, scale = float((got - wanted).abs().max()), float(wanted.abs().max())
+    if not drift <= ROUNDING * max(1.0, scale):
+        raise ConcertError(
+            f"engine '{name}' gives logits that differ by {drift:.2g} from the trained network's, "
+            f"whose largest is {scale:.2g}: that is no rounding; use another engine"
+        )
+    return drift
+
+
+class EagerEngine(Engine):
+    """A private copy of the classifier, channels-last, batch norm folded where that is exact."""
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        device: torch.device,
+        tolerance: float,
+    ) -> None:
+        self.dtype = dtype_of(classifier)
+        probe = noisy_probe(shape).to(device, self.dtype)
+        self.network = inference_copy(classifier, probe, num_classes, tolerance)
+        folded = "-folded" if isinstance(self.network, GraphModule) else ""
+        self.name = f"torch-eager-{str(self.dtype).removeprefix('torch.')}{folded}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images.to(self.dtype))
+        return logits
+
+
+class CompiledEngine(EagerEngine):
+    """`torch.compile` of that copy, for batches of one size; its first batches take a while."""
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        device: torch.device,
+        tolerance: float,
+        batch_size: int,
+    ) -> None:
+        super().__init__(classifier, shape, num_classes, device, tolerance)
+        self.compiled: Any = torch.compile(self.network, dynamic=False)
+        probe = noisy_probe(shape, batch_size).to(device, self.dtype)
+        probe = probe.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            try:
+                got, wanted = self.compiled(probe), self.network(probe)
+            except Exception as error:
+                raise ConcertError(
+                    "torch.compile does not take this classifier "
+                    f"({str(error).strip().splitlines()[0]}): use engine 'torch'"
+                ) from error
+        check_drift("torch-compile", got, wanted)
+        self.name = self.name.replace("torch-eager", f"torch-compile-{torch.__version__}")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.compiled(images.to(self.dtype))
+        return logits

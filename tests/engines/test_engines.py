@@ -1,0 +1,168 @@
+"""Engines give the trained network's votes, and what is certified is what is deployed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from concert.cli import main
+from concert.engines import EngineChoice, build_engine, read_choice
+from concert.engines.choice import ENGINES
+from concert.engines.export import export_engine
+from concert.engines.torch_engines import check_drift, noisy_probe
+from concert.errors import ConcertError
+from concert.log_reading import read_log
+from concert.runs import load
+
+SHAPE = (1, 28, 28)
+FAST = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
+CERTIFY = ("--data.name", "digits", "--subset", "first:2", "--n", "1000", "--n0", "32")
+
+
+def export(folder: Path, network: torch.nn.Module, name: str, weights: str = "w") -> EngineChoice:
+    noisy = noisy_probe(SHAPE, 64)
+    export_engine(folder, name, network, 10, weights, noisy, 2.5e-5)
+    return read_choice(folder, weights)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_an_exported_network_votes_as_the_trained_one(
+    name: str, network: torch.nn.Module, tmp_path: Path
+) -> None:
+    choice = export(tmp_path, network, name)
+    assert choice.name == name
+    assert choice.file == tmp_path / "engine.onnx"
+    engine = build_engine(choice, network, SHAPE, 10, torch.device("cpu"), 2.5e-5, 32, 1)
+    # Channels-last memory, as the hot loop has it.
+    images = noisy_probe(SHAPE, 32).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        wanted = network(images)
+        got = engine(images)
+        again = engine(images)
+    assert torch.equal(got, again)
+    agreeing = (got.argmax(dim=1) == wanted.argmax(dim=1)).double().mean()
+    if name.endswith("-int8"):
+        assert choice.precision == "int8"
+        assert agreeing >= 0.9
+        # It is another network: no rounding of float32 explains the difference.
+        with pytest.raises(ConcertError, match="no rounding"):
+            check_drift(name, got, wanted)
+    else:
+        assert check_drift(name, got, wanted) < 1e-3
+        assert agreeing == 1.0
+    assert name.removesuffix("-int8") in engine.name
+    assert choice.precision in engine.name
+
+
+def test_colour_images_arrive_in_the_right_order(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 64, 4)
+    ).eval()
+    noisy = noisy_probe((3, 10, 10), 16)
+    export_engine(tmp_path, "onnxruntime", network, 4, "w", noisy, 2.5e-5)
+    choice = read_choice(tmp_path, "w")
+    engine = build_engine(choice, network, (3, 10, 10), 4, torch.device("cpu"), 2.5e-5, 16, 1)
+    with torch.inference_mode():
+        got = engine(noisy.contiguous(memory_format=torch.channels_last))
+        assert torch.allclose(got, network(noisy), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_votes_as_the_trained_one(network: torch.nn.Module) -> None:
+    choice = EngineChoice("torch-compile")
+    engine = build_engine(choice, network, SHAPE, 10, torch.device("cpu"), 2.5e-5, 32, 1)
+    images = noisy_probe(SHAPE, 32).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        check_drift("torch-compile", engine(images), network(images))
+    assert engine.name.startswith("torch-compile-")
+
+
+def test_certify_and_predict_use_the_deployed_engine(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, logs = str(run_folder), run_folder / "logs"
+    assert main(["certify", run, *CERTIFY, "--log", str(logs / "torch.tsv")]) == 0
+    arguments = ["--data.name", "digits", "--images", "64"]
+    assert main(["export", run, "--engine", "onnxruntime", *arguments]) == 0
+    assert "fall into another class" in " ".join(capsys.readouterr().out.split())
+    assert load(run).engine.name == "onnxruntime"
+    assert load(run, deployed=False).engine.name == "torch"
+
+    # A log of one engine is not gone on with by another.
+    assert main(["certify", run, *CERTIFY, "--log", str(logs / "torch.tsv")]) == 2
+    assert "engine" in capsys.readouterr().err
+    assert main(["certify", run, *CERTIFY, "--log", str(logs / "onnx.tsv")]) == 0
+    identity = json.loads((logs / "onnx.json").read_text())["identity"]
+    assert identity["engine"].startswith("onnxruntime-")
+    assert identity["engine_sha256"] == load(run).engine.sha256
+    # float32 against float32: the same votes up to rare ones within rounding of the margin.
+    votes = [read_log(logs / f"{name}.tsv").frame for name in ("torch", "onnx")]
+    assert list(votes[0]["predict"]) == list(votes[1]["predict"])
+    assert np.allclose(votes[0]["radius"], votes[1]["radius"], atol=0.02)
+
+    # Predictions too: the vote margin does not hide which network answered.
+    smoothed = load(run)
+    sampler = smoothed.sampler(SHAPE)
+    assert sampler.engine == identity["engine"]
+    assert smoothed.predict(torch.rand(1, *SHAPE), n=64, seed=0).shape == (1,)
+
+    # Back to torch: nothing is left of the other engine.
+    assert main(["export", run, "--engine", "torch", *arguments]) == 0
+    assert load(run).engine.name == "torch"
+    assert not (run_folder / "model" / "engine.onnx").exists()
+    assert main(["certify", run, *CERTIFY, "--log", str(logs / "torch.tsv")]) == 0
+
+
+def test_what_does_not_belong_together_is_refused(network: torch.nn.Module, tmp_path: Path) -> None:
+    export(tmp_path, network, "onnxruntime")
+    with pytest.raises(ConcertError, match="other weights"):
+        read_choice(tmp_path, "another hash")
+    file = tmp_path / "engine.onnx"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ConcertError, match="missing or damaged"):
+        read_choice(tmp_path, "w")
+    file.unlink()
+    with pytest.raises(ConcertError, match="missing or damaged"):
+        read_choice(tmp_path, "w")
+    (tmp_path / "engine.json").write_text("{")
+    with pytest.raises(ConcertError, match="is damaged"):
+        read_choice(tmp_path, "w")
+
+
+def test_a_failed_export_leaves_what_was_deployed(network: torch.nn.Module, tmp_path: Path) -> None:
+    class Unexportable(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows = [network(image[None]) for image in images if image.mean().item() > -1e9]
+            return torch.cat(rows)
+
+    before = export(tmp_path, network, "onnxruntime")
+    with pytest.raises(ConcertError, match="cannot export"):
+        export(tmp_path, Unexportable().eval(), "onnxruntime")
+    assert read_choice(tmp_path, "w") == before
+
+
+def test_bad_input_is_one_line(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(run_folder)
+    for arguments, part in (
+        (["--engine", "onnxrutime"], "did you mean 'onnxruntime'"),
+        (["--engine", "torch", "--images", "0"], "at least 1"),
+        (["--engine", "torch", "--data.name", "mnist", "--data.path", "/nowhere"], "/nowhere"),
+    ):
+        assert main(["export", run, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert part in error
+        assert error.count("\n") == 1
+    with pytest.raises(ConcertError, match="needs an exported network"):
+        EngineChoice("openvino")
+    assert set(FAST) < set(ENGINES)
+
+
+def test_an_exported_network_needs_a_processor(network: torch.nn.Module, tmp_path: Path) -> None:
+    choice = export(tmp_path, network, "onnxruntime")
+    with pytest.raises(ConcertError, match="processor only"):
+        build_engine(choice, network, SHAPE, 10, torch.device("meta"), 2.5e-5, 32, 1)
