@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -116,11 +117,36 @@ def test_the_blocks_of_the_readme_run_as_pasted(demo: Path) -> None:
     assert (demo / "concert-demo" / "comparison" / "table.txt").is_file()
 
 
+def check_module_line(line: str) -> None:
+    """`PYTHON -m pytest TESTS` names tests that exist, `PYTHON -m concert.X` a module that does."""
+    python, flag, module, *rest = shlex.split(line)
+    assert (python, flag) in {(".venv/bin/python", "-m"), ("python", "-m")}
+    if module != "pytest":
+        assert importlib.util.find_spec(module), module
+        return
+    assert rest
+    for target in rest:
+        file, _, test = target.partition("::")
+        assert (ROOT / file).exists(), target
+        assert not test or f"\ndef {test}(" in read(file), target
+
+
 @pytest.mark.parametrize("page", PAGES[1:])
-def test_python_blocks_of_other_pages_run(page: str, tmp_path: Path) -> None:
+def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
     for language, content in blocks(page):
-        assert language == "python"
-        run([sys.executable, "-c", content], tmp_path)
+        if language == "python":
+            run([sys.executable, "-c", content], tmp_path)
+            continue
+        for line in content.splitlines():
+            if line.startswith("concert "):
+                check_only_parsed(line)
+            else:
+                check_module_line(line)
+
+
+def test_a_test_that_is_not_there_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="no_such_test"):
+        check_module_line(".venv/bin/python -m pytest tests/test_noise.py::no_such_test")
 
 
 def test_indented_commands_parse() -> None:
