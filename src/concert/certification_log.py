@@ -72,7 +72,7 @@ class CertificationLog:
                 file.write(HEADER + b"\n")
                 os.fsync(file.fileno())
                 return cls(path, file, json.loads(text), set())
-            run = _run_to_resume(path, content, json.loads(text)["identity"])
+            run = run_to_resume(path, content, json.loads(text)["identity"])
             lines, torn = complete_lines(content, ours=True)
             rows = parse_rows(path, lines, COLUMNS)
             if torn:
@@ -92,9 +92,14 @@ class CertificationLog:
 
         Raises ValueError for an index that has a row already, ConcertError if the disk is full.
         """
-        if certification.index in self.done:
-            raise ValueError(f"{self.path} already has a row for image {certification.index}")
-        line = f"{format_row(certification, true_label, seconds)}\n".encode()
+        line = format_row(certification, true_label, seconds).encode()
+        self.append_line(certification.index, line)
+
+    def append_line(self, index: int, line: bytes) -> None:
+        """As `append`, a row that is written already, without its line end."""
+        if index in self.done:
+            raise ValueError(f"{self.path} already has a row for image {index}")
+        line += b"\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
             if self._file.write(line) != len(line):
@@ -104,7 +109,7 @@ class CertificationLog:
             with suppress(OSError):
                 self._file.truncate(end)
             raise ConcertError(f"cannot write {self.path}: {error.strerror}") from error
-        self.done.add(certification.index)
+        self.done.add(index)
 
     def close(self) -> None:
         """Close the file and let other processes have it."""
@@ -142,7 +147,7 @@ def _open_locked(path: Path) -> FileIO:
     return file
 
 
-def _run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Any]:
+def run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Any]:
     """The description of the log at `path`, if it is the run with this identity."""
     remedy = f"give another --log, or delete {path}"
     if not content.startswith(HEADER + b"\n"):

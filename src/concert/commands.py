@@ -36,6 +36,7 @@ from concert.runs import load, model_folder, read_description
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
 from concert.streams import Domain, keyed_generator
+from concert.team import make_team
 from concert.training import claim_folder
 
 
@@ -83,10 +84,11 @@ def certify(options: Any, argv: list[str]) -> int:
         options.n_select,
     )
     log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
-    smoothed = _load(options)
-    console = make_console()
+    team = make_team(options.accelerator, options.devices, options.num_nodes)
+    smoothed = _load(options, device=team.device)
+    console = make_console(quiet=team.rank > 0)
     command = f"concert {shlex.join(argv)}"
-    certify_with_display(smoothed, options.run, data, settings, log_path, console, command)
+    certify_with_display(smoothed, options.run, data, settings, log_path, console, command, team)
     console.print(f"log: {log_path}")
     console.print(smoothed.noise.sentence_of(settings.certificate))
     console.print(f"next: concert report {shlex.quote(str(log_path))}")
@@ -243,15 +245,17 @@ def _import_from_here() -> None:
         sys.path.insert(0, here)
 
 
-def _load(options: Any, deployed: bool = True) -> SmoothedClassifier:
+def _load(
+    options: Any, deployed: bool = True, device: torch.device | None = None
+) -> SmoothedClassifier:
     sampling = SamplingSettings(options.batch_size, options.vote_margin, options.workers)
     if options.trust:
         _import_from_here()
-    device = options.accelerator
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = options.accelerator
+    if chosen == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return load(options.run, options.trust, device, sampling, deployed)
+        return load(options.run, options.trust, device or chosen, sampling, deployed)
     except (RuntimeError, AssertionError) as error:
         raise ConcertError(
             f"cannot use accelerator '{options.accelerator}': {str(error).splitlines()[0]}"

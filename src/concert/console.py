@@ -22,6 +22,7 @@ from concert.evaluation.certify import CertifyProgress, CertifySettings, certify
 from concert.log_reading import LoadedLog
 from concert.memory import keep_large_blocks
 from concert.smoothing import SmoothedClassifier
+from concert.team import Team
 from concert.training import StepProgress, Watcher, train
 from concert.training_state import EpochMetrics
 
@@ -217,9 +218,9 @@ class AuditDisplay(LiveRow):
         self.show(row, progress.done == progress.total)
 
 
-def make_console() -> Console:
+def make_console(quiet: bool = False) -> Console:
     """Standard output, with colours only where it is a terminal."""
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False)
+    return Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, quiet=quiet)
 
 
 def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
@@ -237,12 +238,13 @@ def certify_with_display(
     log_path: Path,
     console: Console,
     command: str = "",
+    team: Team | None = None,
 ) -> None:
     """Certify with a live table on the console."""
     keep_large_blocks()
     images = load_images(data.name, settings.split, data.path, data.size)
     with StopSignal() as stop, CertificationDisplay(console, stop) as display:
-        certify_data(smoothed, run, images, settings, log_path, display, command)
+        certify_data(smoothed, run, images, settings, log_path, display, command, team)
 
 
 def audit_with_display(

@@ -128,6 +128,12 @@ def _certify_parser() -> Parser:
         "--n_select", type=int, default=2000, help="generator passes for the queried ellipsoid"
     )
     parser.add_argument("--log", type=Path | None, default=None, help="default RUN/certify-nN.tsv")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="processes on this machine, which share the images"
+    )
+    parser.add_argument(
+        "--num_nodes", "--num-nodes", type=int, default=1, help="machines, each with that many"
+    )
     _sampling_flags(parser)
     return parser
 

@@ -16,12 +16,10 @@ from typing import Any, Final
 
 import torch
 import yaml
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from concert.building import build_base, build_noise, build_objective, describe
-from concert.config import Recipe, TrainingSettings, to_dict, to_yaml
+from concert.config import Recipe, to_dict, to_yaml
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -32,6 +30,7 @@ from concert.noise import NoiseModel
 from concert.objectives import Objective
 from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
+from concert.team import make_fabric
 from concert.training_data import EntropySource
 from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer
 
@@ -82,7 +81,9 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     saved). Raises ConcertError if `out` holds a run of another recipe.
     """
     settings, watcher = recipe.training, watcher or Watcher()
-    fabric = make_fabric(settings)
+    fabric = make_fabric(
+        settings.accelerator, settings.devices, settings.num_nodes, settings.precision
+    )
     fabric.launch()
     images = load_images(recipe.data.name, "train", recipe.data.path, recipe.data.size)
     chosen = torch.tensor(subset_indices(len(images), recipe.data.subset))
@@ -191,23 +192,6 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
-
-
-def make_fabric(settings: TrainingSettings) -> Fabric:
-    """Fabric on the asked devices; one that is not there is one line."""
-    try:
-        return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            precision=settings.precision,  # type: ignore[arg-type]
-        )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise ConcertError(
-            f"cannot train with accelerator '{settings.accelerator}', precision "
-            f"'{settings.precision}' and {settings.devices} device(s): "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from None
 
 
 def objective_start(objective: Objective) -> int:

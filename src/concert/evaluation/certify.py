@@ -14,15 +14,16 @@ import torch
 import yaml
 
 from concert.building import Description
-from concert.certification_log import CertificationLog
 from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
+from concert.log_parts import shared_log
 from concert.records import Certification
 from concert.runs import read_description, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.stopping import StoppingRule
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream, source_name
+from concert.team import Team
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,16 @@ def certify_data(
     log_path: Path,
     on_image: Callable[[CertifyProgress], None] = lambda progress: None,
     command: str = "",
+    team: Team | None = None,
 ) -> Path:
     """Certify the chosen images that the log does not have yet; returns the log's path.
+
+    `team`: the processes that share the images; every one of them makes this call.
 
     Raises ConcertError, before anything is written, for settings that can never certify and for
     images that do not fit the model; and for a log of another run.
     """
+    team = team or Team()
     check_certification(
         smoothed.noise,
         settings.n0,
@@ -164,9 +169,7 @@ def certify_data(
             "scipy": version("scipy"),
         },
     }
-    with CertificationLog.open(log_path, identity, info) as log:
-        todo = [index for index in indices if index not in log.done]
-        done = len(indices) - len(todo)
+    with shared_log(log_path, identity, info, team, indices) as (log, todo, done):
         for index in todo:
             image, label = images.images([index]), int(images.labels[index])
             (timed,) = smoothed.certify_each(
@@ -181,6 +184,7 @@ def certify_data(
                 settings.n_select,
             )
             log.append(timed.certification, label, timed.seconds)
-            done += 1
+            # Of the others it is known only that they have as much to do.
+            done = min(len(indices), done + team.size)
             on_image(CertifyProgress(timed.certification, label, timed.seconds, done, len(indices)))
     return log_path
