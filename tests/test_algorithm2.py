@@ -165,7 +165,7 @@ def test_a_generator_that_leaves_its_box_is_refused() -> None:
         certify(Map(slope(0.25, 0.3), 0.25, 0.29), "algorithm2", n=100)
 
 
-@pytest.mark.parametrize("name", ["coarse", "paper", "codebook", "bounded"])
+@pytest.mark.parametrize("name", ["coarse", "paper", "bounded"])
 def test_the_projects_generators_stay_in_their_boxes(name: str) -> None:
     torch.manual_seed(0)
     # Ends that float32 does not hold, and a box narrower than one float.

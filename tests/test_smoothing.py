@@ -667,3 +667,98 @@ def test_used_models_leave_no_threads_behind() -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before
+
+
+# ------------------------------------------------------------------- draws must be independent
+
+
+class Together(nn.Module):
+    """All images of a batch are put into the class of their mean."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = (images.mean() - 0.5).expand(len(images))
+        return torch.stack([score, -score], dim=1)
+
+
+def test_a_classifier_that_sees_its_batch_is_refused() -> None:
+    """Its draws are not independent: a radius of 0.79 was certified and false at 0.08."""
+    image = torch.full((1, 1, 1, 1), 0.52)
+    coupled = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten()
+    )
+    for classifier, shape in ((Together(), (1, 1, 1)), (coupled, (1, 3, 3))):
+        smoothed = SmoothedClassifier(classifier, IsotropicNoise(0.5), 2 if shape[1] == 1 else 4)
+        with pytest.raises(ConcertError, match="depends on the other images of its batch"):
+            smoothed.certify(image.expand(1, *shape), n=100)
+
+
+def test_a_generator_that_sees_its_batch_is_refused() -> None:
+    class Mean(nn.Module):
+        low, high = 0.25, 0.475
+
+        def forward(self, images: Tensor) -> Tensor:
+            return (0.25 + 0.2 * images.mean().sigmoid()).expand_as(images)
+
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    smoothed = SmoothedClassifier(classifier, QueriedNoise(Mean(), 0.5, 0.25, 0.475), 2)
+    with pytest.raises(ConcertError, match=r"the generator's output .* depends on the other"):
+        smoothed.predict(torch.rand(1, 1, 2, 2), n=32)
+
+
+def test_weights_changed_without_a_trace_are_used() -> None:
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        classifier[1].weight.copy_(torch.tensor([[1.0] * 4, [-1.0] * 4]))
+    smoothed = SmoothedClassifier(classifier, IsotropicNoise(0.1), 2)
+    image = torch.full((1, 1, 2, 2), 0.9)
+    assert smoothed.predict(image, n=100, seed=0).tolist() == [0]
+    # No version counter sees this.
+    classifier[1].weight.data.neg_()
+    assert smoothed.predict(image, n=100, seed=0).tolist() == [1]
+    assert smoothed.certify(image, n=100)[0].label == 1
+
+
+def test_weights_made_in_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        classifier = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    smoothed = SmoothedClassifier(classifier, IsotropicNoise(0.1), 2)
+    assert smoothed.predict(torch.rand(1, 1, 2, 2), n=100, seed=0).shape == (1,)
+
+
+class Close(nn.Module):
+    """Class 0 by `gap` in a half-space, class 1 by far elsewhere."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap = gap
+
+    def forward(self, images: Tensor) -> Tensor:
+        right = images.flatten(1)[:, 0] > 0.5
+        score = torch.where(right, self.gap, -1.0)
+        return torch.stack([score, torch.zeros_like(score)], dim=1)
+
+
+def test_a_certificate_holds_for_an_engine_that_drifts_within_the_margin() -> None:
+    """Votes just above the margin are below it in the other engine, whose prediction counts them
+    all the same.
+    """
+    image = torch.full((1, 1, 1, 1), 0.9)
+    certified = SmoothedClassifier(Close(1.001e-4), IsotropicNoise(0.25), 2)
+    (result,) = certified.certify(image, n=10_000)
+    assert result.label == 0
+    assert result.radius > 0.3
+    drifted = SmoothedClassifier(Close(0.6e-4), IsotropicNoise(0.25), 2)
+    assert drifted.predict(image, n=1000, seed=1).tolist() == [0]
+    inside = image - 0.9 * result.radius
+    assert drifted.predict(inside, n=100_000, seed=1).tolist() == [0]
+    # Its own certificate leaves those votes out.
+    assert drifted.certify(image, n=1000)[0].label != 0
+
+
+def test_numbers_of_draws_are_whole() -> None:
+    smoothed = SmoothedClassifier(Close(1.0), IsotropicNoise(0.25), 2)
+    image = torch.full((1, 1, 1, 1), 0.9)
+    for settings in ({"n": 1e3}, {"n": 1000, "n0": 10.0}, {"n": 1000, "n_select": "20"}):
+        with pytest.raises(ConcertError, match="must be a whole number"):
+            smoothed.certify(image, **settings)  # type: ignore[arg-type]
+    assert smoothed.certify(image, n=np.int64(1000))[0].n_used == 1000  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import Tensor
 
@@ -42,6 +43,13 @@ def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
     return images
 
 
+def check_counts(**counts: int) -> None:
+    """Refuse numbers of draws that are not whole."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral):
+            raise ConcertError(f"{name} must be a whole number, got {count!r}")
+
+
 def check_certification(
     noise: NoiseModel,
     n0: int,
@@ -52,6 +60,7 @@ def check_certification(
 ) -> None:
     """Refuse settings that can never certify anything, before any draw is made."""
     check_alpha(alpha)
+    check_counts(n0=n0, n=n, n_select=n_select)
     certificate = noise.certificate if certificate == "auto" else certificate
     for name, count in (("n0", n0), ("n_select", n_select)):
         if count < 1:
@@ -71,6 +80,7 @@ def check_certification(
 def check_prediction(n: int, alpha: float) -> None:
     """Refuse settings at which `predict` always abstains."""
     check_alpha(alpha)
+    check_counts(n=n)
     fewest = bounds.smallest_deciding_n(alpha)
     if n < fewest:
         raise ConcertError(

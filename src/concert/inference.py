@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -45,6 +45,24 @@ def dtype_of(classifier: nn.Module) -> torch.dtype:
     return next(floats, torch.float32)
 
 
+def check_rows_alone(network: Callable[[Tensor], Tensor], probe: Tensor, what: str) -> None:
+    """Refuse a network whose output for an image depends on the rest of its batch, or on chance.
+
+    Votes of one batch would not be independent draws then, and no bound on them would hold. The
+    usual culprit is batch norm without running statistics.
+    """
+    others = torch.cat([probe[:1], 1.0 - probe[1:]])
+    with torch.inference_mode():
+        first, again = (network(batch)[0].double() for batch in (probe, others))
+    scale = float(first.nan_to_num().abs().max())
+    if not torch.allclose(first, again, rtol=0, atol=1e-4 * max(1.0, scale), equal_nan=True):
+        raise ConcertError(
+            f"the {what}'s output for an image depends on the other images of its batch, or on "
+            "chance, so draws would not be independent: is there batch norm without running "
+            "statistics?"
+        )
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin."""
@@ -70,6 +88,7 @@ def inference_copy(
     """
     plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
     check_classifier(plain, probe, num_classes)
+    check_rows_alone(plain, probe, "classifier")
     with torch.inference_mode():
         wanted = plain(probe)
         try:

@@ -41,7 +41,7 @@ class SamplingFlags:
     Args:
         accelerator: auto, cpu, cuda or another torch device with float64.
         batch_size: draws per forward pass, a multiple of 16; 0 chooses by image size.
-        vote_margin: a draw votes only if its two largest logits differ by at least this.
+        vote_margin: a certificate counts a draw only if its two largest logits differ by this.
         workers: sampling threads; 0 chooses.
     """
 

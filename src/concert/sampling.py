@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from concert.engines import EngineChoice, build_engine
+from concert.engines.torch_engines import noisy_probe
 from concert.errors import ConcertError
-from concert.inference import full_precision
+from concert.inference import check_rows_alone, full_precision
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK, Stream
 from concert.votes import MapSum, Request, Votes, count_votes, sum_of
@@ -35,8 +36,9 @@ class SamplingSettings:
     """How the hot loop runs; part of a certification log's identity, except for `workers`.
 
     `batch_size`: draws per forward pass, a multiple of 16; 0 chooses by the image's size.
-    `vote_margin`: a draw votes only where the gap between its two largest logits is at least this,
-    so that the counts hold for every float32 engine whose logits drift by less than half of it.
+    `vote_margin`: for a certificate a draw votes only where the gap between its two largest logits
+    is at least this. Predictions count every draw for its largest logit, so that a certificate
+    holds for every float32 engine whose logits drift by less than half of the margin.
     `workers`: threads; 0 means one per intra-op thread of torch on a processor, else one.
     """
 
@@ -81,6 +83,12 @@ class Sampler:
         self.margin = settings.vote_margin
         self.batch_size = settings.resolved_batch_size(shape, device)
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False).float()
+        self.deployed_noise = self.noise.deployed()
+        generator = getattr(self.noise, "generator", None)
+        if generator is not None:
+            probe = noisy_probe(shape).to(device)
+            with full_precision(device):
+                check_rows_alone(generator, probe, "generator")
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.workers = settings.workers or threads
         self._threads = max(1, threads // self.workers)
@@ -212,14 +220,16 @@ class Sampler:
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Votes (2, K + 1) of one batch of draws, and the sum of their sigma maps."""
         valid = min(self.batch_size, request.n - start)
-        noisy, used = self.noise(x, self._draw(request.stream, start, self.noise.lanes), sigma)
+        noise = self.deployed_noise if request.deployed else self.noise
+        margin = 0.0 if request.deployed else self.margin
+        noisy, used = noise(x, self._draw(request.stream, start, noise.lanes), sigma)
         logits = self.network(noisy)[:valid]
         decided = used.expand_as(noisy)[:valid, 0, 0, 0].isfinite()
-        counts = count_votes(logits, self.margin, decided)
+        counts = count_votes(logits, margin, decided)
         joint = torch.zeros_like(counts)
         if request.floor is not None:
             above = (used >= request.floor.to(used.device)).flatten(1).all(dim=1)
-            joint = count_votes(logits, self.margin, above.expand(self.batch_size)[:valid])
+            joint = count_votes(logits, margin, above.expand(self.batch_size)[:valid])
         if not request.mean_map:
             return torch.stack([counts, joint]), None
         return torch.stack([counts, joint]), sum_of(used.expand_as(noisy)[:valid])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,7 +50,8 @@ class SmoothedClassifier(nn.Module):
     normalisation is a layer inside it. It is used in evaluation mode. `shape` fixes the images'
     (C, H, W); without it any shape that the classifier takes will do. The hot loop works on copies
     of classifier and noise, which are made anew when either has changed. `engine` runs the
-    classifier for predictions and certificates alike; the default is torch.
+    classifier for predictions and certificates alike; the default is torch. After changing anything
+    else than tensors, call `refresh`.
     """
 
     def __init__(
@@ -95,9 +97,12 @@ class SmoothedClassifier(nn.Module):
             return self._sampler
 
     def _signature(self, shape: Sequence[int]) -> tuple[object, ...]:
-        """Changes with anything that the hot loop's private copies were made from."""
+        """Changes with every tensor that the hot loop's private copies were made from.
+
+        By content: writing through `tensor.data` leaves no other trace.
+        """
         tensors = [
-            (id(tensor), tensor.data_ptr(), tensor._version, tensor.dtype)
+            (tensor.device, tensor.dtype, checksum(tensor))
             for module in (self.classifier, self.noise)
             for tensor in (*module.parameters(), *module.buffers())
         ]
@@ -140,10 +145,11 @@ class SmoothedClassifier(nn.Module):
         seed = fresh_seed() if seed is None else seed
         numbers = check_indices(indices, len(images))
         sampler = self.sampler(images.shape[1:])
-        return [
-            sampler.sample(image, [Request(Stream(seed, Domain.PREDICT, number), n)])[0]
-            for image, number in zip(images, numbers, strict=True)
-        ]
+        votes = []
+        for image, number in zip(images, numbers, strict=True):
+            request = Request(Stream(seed, Domain.PREDICT, number), n, deployed=True)
+            votes += sampler.sample(image, [request])
+        return votes
 
     def certify(
         self,
@@ -251,6 +257,12 @@ class SmoothedClassifier(nn.Module):
             sigma_max=high,
             reason=reason,
         )
+
+
+def checksum(tensor: Tensor) -> int:
+    """Of a tensor's values."""
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return zlib.crc32(values.numpy().data)
 
 
 def decide(votes: Votes, alpha: float) -> int:

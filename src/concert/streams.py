@@ -7,7 +7,8 @@ holds
 
 On the processor the source is the Philox 4x64 counter generator with NumPy's ziggurat, whose
 float32 tail reaches beyond 8 sigma (torch's own is cut at 5.77 sigma, which matters in many
-dimensions). On other devices it is the device's own generator, seeded by a hash of the address.
+dimensions). On other devices it is the device's own generator, seeded by a hash of the address; its
+numbers are the same on devices of one kind only.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ def fresh_seed() -> int:
 
 def source_name(device: torch.device, draws: str = "normals") -> str:
     """The source of a device's normals, or of its uniform integers ("bits"), for the log."""
-    if draws == "bits":
-        return "philox4x64-bits" if device.type == "cpu" else f"torch-{device.type}-bits"
-    return "philox4x64-ziggurat" if device.type == "cpu" else f"torch-{device.type}"
+    if device.type == "cpu":
+        return "philox4x64-bits" if draws == "bits" else "philox4x64-ziggurat"
+    # How a seed is spread over a GPU's threads depends on its kind.
+    known = device.type == "cuda" and torch.cuda.is_available()
+    name = f"-{torch.cuda.get_device_name(device)}" if known else ""
+    return f"torch-{device.type}{name}" + ("-bits" if draws == "bits" else "")
 
 
 @dataclass(frozen=True)

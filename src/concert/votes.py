@@ -17,7 +17,8 @@ class Request:
     """Draws `start` to `n` of a stream; `start` is a multiple of the batch size.
 
     `mean_map` asks for the mean sigma map over them. `floor` (C, H, W) asks to count separately the
-    votes of draws whose sigma map is at least `floor` at every pixel.
+    votes of draws whose sigma map is at least `floor` at every pixel. `deployed`: votes as
+    predictions count them, the largest logit wins, instead of with a certificate's margins.
     """
 
     stream: Stream
@@ -25,6 +26,7 @@ class Request:
     mean_map: bool = False
     start: int = 0
     floor: Tensor | None = None
+    deployed: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def write_log(
     content = weights_file(smoothed.classifier, smoothed.noise)
     identity: dict[str, Any] = {
         "weights": hashlib.sha256(content).hexdigest(),
+        "noise": smoothed.noise.settings(),
         "data": {"name": images.name, "split": "test", "fingerprint": images.fingerprint},
         "n0": 100,
         "n": 1000,
@@ -240,3 +241,17 @@ def test_one_break_in_fifty_is_explained_by_alpha_and_two_are_not() -> None:
     assert (result.closest_margin, result.closest_index) == (0.0, 0)
     assert "frozen-noise" in result.sentences[-1]
     assert len(summary_of(0, 50, Guarantee.DEPLOYED).sentences) == len(result.sentences) - 1
+
+
+def test_a_log_of_other_noise_or_of_another_engine_is_refused(
+    smoothed: SmoothedClassifier, images: ImageSet, honest: LoadedLog, tmp_path: Path
+) -> None:
+    """The weights are the same, but it is another classifier: its breaks would say nothing."""
+    wider = SmoothedClassifier(smoothed.classifier, IsotropicNoise(0.8), 2, SHAPE)
+    with pytest.raises(ConcertError, match=r"certified with sigma 0\.25, the model given has 0\.8"):
+        audit_log(wider, images, honest, 1, QUICK, tmp_path / "audit")
+    identity = {**honest.run["identity"], "engine_sha256": "another"}
+    other = LoadedLog(honest.frame, {**honest.run, "identity": identity}, honest.path)
+    with pytest.raises(ConcertError, match="engine_sha256"):
+        audit_log(smoothed, images, other, 1, QUICK, tmp_path / "audit")
+    assert not (tmp_path / "audit").exists()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from counterexamples import HIGH, LOW, Ball
@@ -61,6 +65,25 @@ def test_what_cannot_be_tuned_is_refused() -> None:
     image, label = torch.zeros(1, 1, 1, 1), torch.tensor([1])
     with pytest.raises(ConcertError, match="no image of the subset is certified"):
         tune(smoothed_ball(), image, label, Tuning(steps=1))
+    with pytest.raises(ConcertError, match="steps and draws"):
+        Tuning(steps=0)
     isotropic = SmoothedClassifier(Ball(0.25), IsotropicNoise(0.25), 2, (1, 1, 1))
     with pytest.raises(ConcertError, match="only generated noise"):
         tune(isotropic, image, label, Tuning(steps=1))
+
+
+def test_the_tool_refuses_in_one_line(tmp_path: Path) -> None:
+    """A model is never overwritten, and a wrong path is no traceback."""
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for run, out, part in (
+        (tmp_path / "nowhere", tmp_path / "out", "no such folder"),
+        (tmp_path / "run", tmp_path / "run", "holds a model already"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "concert.auditing.unstable", str(run), str(out)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert part in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -20,6 +20,7 @@ def test_the_comparison_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     baseline = make_log(
         [(0, 0, 1.0), (1, 1, 1.0), (2, 2, 1.0), (3, 3, 1.0), (5, -1, 0.0)], "baseline"
     )
+    baseline.frame["proxy_volume"] = [1.0, 1.0, 1.0, 1.0, 0.0]
     result = compare_ellipsoids(log, baseline)
     assert (result.images, result.certified) == (5, 3)
     assert result.larger == pytest.approx(1 / 3)
@@ -28,6 +29,12 @@ def test_the_comparison_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     assert result.baseline_radius == pytest.approx(4 / 5)
     assert result.log_volume == pytest.approx(6.0)
     assert result.baseline_log_volume == pytest.approx(-1.0)
+
+
+def test_a_log_is_not_larger_than_itself(make_log: Callable[..., LoadedLog]) -> None:
+    log = make_log([(0, 0, 0.5)], "ellipsoid")
+    log.frame["proxy_volume"] = [0.8]
+    assert compare_ellipsoids(log, log).larger == 0.0
 
 
 def test_logs_of_other_images_are_refused(make_log: Callable[..., LoadedLog]) -> None:

@@ -187,6 +187,17 @@ def check_same_run(smoothed: SmoothedClassifier, images: ImageSet, log: LoadedLo
             f"{log.path} is a log of other weights than the model given: choose the log of this "
             "run, or the run of this log"
         )
+    generator = getattr(smoothed.noise, "generator", None)
+    given = {name: getattr(generator, name) for name in ("low", "high") if hasattr(generator, name)}
+    given |= smoothed.noise.settings()
+    logged = {**identity.get("noise", {}), "engine_sha256": identity.get("engine_sha256", "")}
+    given["engine_sha256"] = smoothed.engine.sha256
+    for name in given.keys() & logged.keys():
+        if given[name] != logged[name]:
+            raise ConcertError(
+                f"{log.path} was certified with {name} {logged[name]}, the model given has "
+                f"{given[name]}: choose the log of this run as it is deployed, or certify it again"
+            )
     if identity["data"].get("fingerprint") != images.fingerprint:
         raise ConcertError(
             f"{log.path} is a log of other images than the {images.split} split of {images.name}: "

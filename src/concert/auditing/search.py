@@ -40,7 +40,7 @@ class SoftVotes:
         self.classifier = channels_last(
             copy.deepcopy(smoothed.classifier).eval().requires_grad_(False)
         )
-        self.noise = copy.deepcopy(sampler.noise)
+        self.noise = copy.deepcopy(sampler.noise.deployed(differentiable=True))
         self.device, self.dtype = sampler.device, dtype_of(self.classifier)
         self.shape, self.num_classes = sampler.shape, sampler.num_classes
         self.limit = sampler.batch_size
@@ -112,11 +112,8 @@ class SoftVotes:
             tuple(lane.repeat(count, 1, 1, 1) for lane in normals),
             None if sigma is None else sigma.repeat_interleave(draws, dim=0),
         )
-        # A noise model may leave a draw undecided, as not a number; it then votes for no class.
-        decided = noisy.isfinite().flatten(1).all(dim=1)
-        noisy = torch.where(spread(decided), noisy, 0.0)
         softmax: Tensor = self.classifier(noisy.to(self.dtype)).float().softmax(dim=1)
-        softmax = softmax.nan_to_num(0.0) * decided[:, None]
+        softmax = softmax.nan_to_num(0.0)
         return softmax.view(count, draws, -1)
 
 

@@ -2,11 +2,11 @@
 
     python -m concert.auditing.unstable RUN OUT [--subset first:32] [--data.path DIR] [...]
 
-The classifier stays as trained, and so do the sigma maps of the clean images, so that the frozen
-certificates stay too. The generator learns maps for points *inside* the certified regions that
-bring down the certified class, while the points move to where these maps harm most. OUT is a run
-folder like any other: certify and audit it. The frozen certificate says the same of a generator
-that was tuned so and of one that was not, and that is the point.
+The classifier stays as trained, and the sigma maps of the clean images are held near where they
+were, so that the frozen certificates change little. The generator learns maps for points *inside*
+the certified regions that bring down the certified class, while the points move to where these maps
+harm most. OUT is a run folder like any other: certify and audit it. The frozen certificate hardly
+tells a generator that was tuned so from one that was not, and that is the point.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor, nn
 
 from concert.auditing.parts import lengths, project, spread
@@ -32,6 +31,7 @@ from concert.noise import GeneratedNoise
 from concert.runs import load, read_description, save_model
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, keyed_generator
+from concert.tool import run_tool
 
 # Points keep this distance from the boundary, in units of the region: the regions certified after
 # the tuning are not exactly those before it.
@@ -55,6 +55,13 @@ class Tuning:
     n: int = 1000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.draws < 1 or not self.lr > 0 or not self.anchor >= 0:
+            raise ConcertError(
+                "steps and draws must be at least 1, lr positive and anchor not negative, got "
+                f"steps={self.steps}, draws={self.draws}, lr={self.lr}, anchor={self.anchor}"
+            )
+
 
 def tune(
     smoothed: SmoothedClassifier, images: Tensor, labels: Tensor, tuning: Tuning
@@ -69,7 +76,10 @@ def tune(
             f"only generated noise has a frozen certificate to tune against, not "
             f"{smoothed.noise.kind}"
         )
-    certified = smoothed.certify(images, n=tuning.n, certificate="frozen", seed=tuning.seed)
+    # Draws that no certification with a small seed makes: what is tuned here must not be chosen by
+    # the noise that certifies it later.
+    fresh = keyed_generator(tuning.seed, Domain.ATTACK).initial_seed() % 2**63
+    certified = smoothed.certify(images, n=tuning.n, certificate="frozen", seed=fresh)
     kept = [
         number
         for number, one in enumerate(certified)
@@ -79,10 +89,10 @@ def tune(
         raise ConcertError("no image of the subset is certified correctly: choose a larger subset")
     x, y = images[kept], labels[kept]
     axes = torch.stack([_axes(certified[number].axes) for number in kept]).to(x) * INSIDE
-    generator = smoothed.noise.generator.eval()
+    generator = smoothed.noise.eval().generator
     classifier = channels_last(smoothed.classifier.eval().requires_grad_(False))
     with torch.no_grad():
-        anchor_maps = generator(x).log()
+        anchor_maps = noise_maps(smoothed.noise, x).log()
     units = torch.stack(
         [starting_units(2, (*x.shape[1:],), tuning.seed, number)[1] for number in kept]
     )
@@ -91,10 +101,10 @@ def tune(
     for step in range(tuning.steps):
         noise = keyed_generator(tuning.seed, Domain.ATTACK, step)
         points = (x + axes * units).requires_grad_()
-        margins = _margins(classifier, generator, points, y, tuning.draws, noise)
-        change = (generator(x).log() - anchor_maps).square().mean()
+        margins = _margins(classifier, smoothed.noise, points, y, tuning.draws, noise)
+        change = (noise_maps(smoothed.noise, x).log() - anchor_maps).square().mean()
         optimizer.zero_grad()
-        (tuning.anchor * change - margins.mean()).backward()
+        torch.autograd.backward(tuning.anchor * change - margins.mean())
         optimizer.step()
         assert points.grad is not None
         # The loss falls where the margin grows.
@@ -115,6 +125,13 @@ def tune(
     return report
 
 
+def noise_maps(noise: GeneratedNoise, images: Tensor) -> Tensor:
+    """The sigma maps (B, C, H, W) that the noise model makes of images, with their gradients."""
+    maps = noise.prepare(images)
+    assert maps is not None
+    return maps
+
+
 def _axes(axes: Tensor | None) -> Tensor:
     assert axes is not None
     return axes
@@ -122,14 +139,14 @@ def _axes(axes: Tensor | None) -> Tensor:
 
 def _margins(
     classifier: nn.Module,
-    generator: nn.Module,
+    noise_model: GeneratedNoise,
     points: Tensor,
     labels: Tensor,
     draws: int,
     noise: torch.Generator,
 ) -> Tensor:
     """Best other class's soft share minus the label's at points (B, C, H, W), as deployed: (B,)."""
-    sigma = generator(points).repeat_interleave(draws, dim=0)
+    sigma = noise_maps(noise_model, points).repeat_interleave(draws, dim=0)
     eps = torch.randn(sigma.shape, generator=noise).to(sigma)
     copies = points.repeat_interleave(draws, dim=0) + sigma * eps
     shares = classifier(copies).softmax(dim=1).unflatten(0, (len(points), draws)).mean(dim=1)
@@ -148,6 +165,8 @@ def main(
 ) -> str:
     """Tune the generator of a run into the run folder `out`; what became of it, as JSON."""
     keep_large_blocks()
+    if (out / "model").exists() or (out / "config.json").exists():
+        raise ConcertError(f"{out} holds a model already: choose another folder")
     description, _ = read_description(run)
     data = data or DataSettings(description.data)
     chosen = load_images(data.name, split, data.path, data.size)
@@ -162,4 +181,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print(auto_cli(main, as_positional=True))
+    run_tool(main)

@@ -83,13 +83,14 @@ def judge(
     start = -(-n0 // sampler.batch_size) * sampler.batch_size
     chosen: dict[bool, tuple[float, int, Candidate]] = {}
     for candidate in candidates:
-        (votes,) = sampler.sample(candidate.image, [Request(stream, n0)])
+        (votes,) = sampler.sample(candidate.image, [Request(stream, n0, deployed=True)])
         margin, rival = share_margin(votes.counts, label, n0)
         if candidate.boxed not in chosen or margin < chosen[candidate.boxed][0]:
             chosen[candidate.boxed] = (margin, rival, candidate)
     verdicts = []
     for _, rival, candidate in chosen.values():
-        (votes,) = sampler.sample(candidate.image, [Request(stream, start + n, start=start)])
+        fresh = Request(stream, start + n, start=start, deployed=True)
+        (votes,) = sampler.sample(candidate.image, [fresh])
         ours, theirs = int(votes.counts[label]), int(votes.counts[rival])
         margin, _ = share_margin(votes.counts, label, n)
         p_value = rival_p_value(theirs, ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from concert.building import Description
 from concert.checks import check_certification
@@ -76,6 +78,18 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     return {"method": method, "noise": kind, "sigma": sigma}
 
 
+def source_of(classifier: nn.Module) -> dict[str, str]:
+    """The hash of the file that defines a classifier of the user's own, whose code may change."""
+    module = type(classifier).__module__
+    if module.split(".")[0] in ("concert", "torch"):
+        return {}
+    try:
+        content = Path(inspect.getfile(type(classifier))).read_bytes()
+    except (TypeError, OSError):
+        return {}
+    return {"classifier_source": hashlib.sha256(content).hexdigest()}
+
+
 def certify_data(
     smoothed: SmoothedClassifier,
     run: Path,
@@ -125,6 +139,8 @@ def certify_data(
     smoothed.noise.accept(images.images(indices[:1]))
     sampler = smoothed.sampler(images.shape)
     identity = {
+        "concert": version("concert-smoothing"),
+        **source_of(smoothed.classifier),
         "weights": weights,
         "classifier": dict(description.classifier),
         "noise": dict(description.noise),

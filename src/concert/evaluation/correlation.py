@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from concert.files import write_atomically
 from concert.runs import load, read_description
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
+from concert.tool import run_tool
 from concert.votes import Request
 
 
@@ -131,4 +131,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print(auto_cli(main, as_positional=True))
+    run_tool(main)

@@ -3,7 +3,7 @@
     python -m concert.evaluation.ellipsoids LOG BASELINE [--out FILE]
 
 The geometric mean of the semi-axes (the proxy volume, Eq. 11) and the radius of the largest
-inscribed ball of LOG are compared with the baseline's radius on images that both logs have.
+inscribed ball of LOG are compared with the baseline's on images that both logs have.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jsonargparse import auto_cli
 
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog, read_log
+from concert.tool import run_tool
 
 AXIS: Final = 1.15
 INSCRIBED: Final = 0.9
@@ -31,7 +31,8 @@ class EllipsoidComparison:
     radius, baseline_radius: mean inscribed and baseline radius. axis: mean geometric-mean
     semi-axis. log_volume, baseline_log_volume: mean over images that both certify correctly.
     certified: those images. larger: the share of them whose geometric-mean axis is at least 1.15
-    times the baseline's radius while the inscribed radius is at least 0.9 times it.
+    times the baseline's (its radius, where it is a ball) while the inscribed radius is at least 0.9
+    times the baseline's.
     """
 
     images: int
@@ -55,7 +56,7 @@ def compare_ellipsoids(log: LoadedLog, baseline: LoadedLog) -> EllipsoidComparis
         )
     right, right_base = (both[name] == 1 for name in ("correct", "correct_base"))
     certified = both[right & right_base & (both["radius"] > 0) & (both["radius_base"] > 0)]
-    larger = (certified["proxy_volume"] >= AXIS * certified["radius_base"]) & (
+    larger = (certified["proxy_volume"] >= AXIS * certified["proxy_volume_base"]) & (
         certified["radius"] >= INSCRIBED * certified["radius_base"]
     )
     some = len(certified) > 0
@@ -81,4 +82,4 @@ def main(log: Path, baseline: Path, out: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(auto_cli(main, as_positional=True))
+    run_tool(main)

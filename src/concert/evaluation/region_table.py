@@ -65,8 +65,8 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
         "wrong and abstained images counting 0. log-volume: over the images that every log "
         "certifies which certifies any ('common').",
         f"larger: share of the images certified by the log and by the first one ({name}) whose "
-        f"axis is at least {AXIS} times the first's radius and whose radius is at least "
-        f"{INSCRIBED} times it.",
+        f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
+        "the first's.",
         "Sampling that stopped early leaves regions smaller than all draws would.",
     ]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 
 from concert.certificates import sigma_statistics
@@ -28,6 +27,7 @@ from concert.files import write_atomically
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
+from concert.tool import run_tool
 
 DIPS: Final = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -107,4 +107,4 @@ def main(
 
 
 if __name__ == "__main__":
-    print(auto_cli(main, as_positional=True))
+    run_tool(main)

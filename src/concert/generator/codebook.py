@@ -39,8 +39,9 @@ class CodebookGenerator(nn.Module):
     In training the choice is differentiable: "straight_through" uses the chosen map and passes
     gradients as if it were the mixture of all maps by the softmax of the scores, "soft" uses that
     mixture. In evaluation the map is always exactly one of the codebook, or not a number where the
-    two best scores differ by less than 1e-4 (of the largest, where it exceeds 1): such a draw must
-    not count as a vote, because another engine could choose otherwise.
+    two best scores differ by less than `choice_margin`, 1e-4 (of the largest, where it exceeds 1):
+    a certificate must not count such a draw, because another engine could choose otherwise. With
+    `differentiable` gradients pass in evaluation too, straight through.
 
     Takes (B, C, H, W) images of any height and width, noisy or not. Returns the sigma map,
     (B, C, H, W) in [low, high].
@@ -68,6 +69,8 @@ class CodebookGenerator(nn.Module):
             raise ConcertError(nearest("choice", str(choice), ("straight_through", "soft")))
         self.channels, self.low, self.high, self.pool = channels, low, high, pool
         self.choice = choice
+        # Settings of use, not of the model; see `QueriedNoise.deployed`.
+        self.choice_margin, self.differentiable = CHOICE_MARGIN, False
         # Different from the start: equal maps would get equal gradients for ever.
         self.codes = nn.Parameter(0.1 / STRETCH * torch.randn(codes, channels, cells, cells))
         self.body = convolutions(channels, width)
@@ -102,17 +105,17 @@ class CodebookGenerator(nn.Module):
         check_images(images, self.channels)
         scores, maps = self.scores(images), self.maps(*images.shape[2:])
         best = scores.argmax(dim=1)
-        if not self.training:
+        if not self.training and not self.differentiable:
             chosen = maps[best]
-            if len(maps) == 1:
+            if len(maps) == 1 or self.choice_margin == 0:
                 return chosen
             top = scores.topk(2, dim=1).values
             # Rounding grows with the scores.
-            margin = CHOICE_MARGIN * scores.abs().amax(dim=1).clamp(min=1.0)
+            margin = self.choice_margin * scores.abs().amax(dim=1).clamp(min=1.0)
             clear = top[:, 0] - top[:, 1] >= margin
             return torch.where(clear[:, None, None, None], chosen, torch.nan)
         shares = scores.softmax(dim=1)
-        if self.choice == "straight_through":
+        if self.choice == "straight_through" or not self.training:
             chosen = F.one_hot(best, len(maps)).to(shares.dtype)
             shares = chosen + shares - shares.detach()
         mixed = (shares @ maps.flatten(1)).reshape(images.shape)

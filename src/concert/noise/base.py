@@ -81,6 +81,13 @@ class NoiseModel(nn.Module, ABC):
             return noisy, sigma.expand_as(images)
         return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
 
+    def deployed(self, differentiable: bool = False) -> NoiseModel:
+        """The noise as predictions are made with: no draw is undecided, as certificates have it.
+
+        With `differentiable`, gradients with respect to the image pass wherever they can.
+        """
+        return self
+
     def instability(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """How much the log-map differs between two queries of each image, at most: (B,)."""
         raise ConcertError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,11 @@ class GeneratedNoise(NoiseModel):
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
+        if hasattr(generator, "choice_margin"):
+            raise ConcertError(
+                "a codebook has no map where its choice is too close to call, and generated noise "
+                "cannot do without one: use queried noise, or another generator"
+            )
         self.generator = generator
         if self.slope is not None:
             self.certificate = "lipschitz"
@@ -184,6 +190,14 @@ class QueriedNoise(NoiseModel):
         )
         eps = normal_like(repeated, generator)
         return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
+
+    def deployed(self, differentiable: bool = False) -> NoiseModel:
+        if not hasattr(self.generator, "choice_margin"):
+            return self
+        twin = copy.deepcopy(self)
+        generator: Any = twin.generator
+        generator.choice_margin, generator.differentiable = 0.0, differentiable
+        return twin
 
     def instability(self, images: Tensor, generator: torch.Generator) -> Tensor:
         maps = [self.shape_noise(images, normal_like(images, generator)) for _ in range(2)]
