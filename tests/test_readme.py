@@ -17,7 +17,14 @@ from concert.cli import _config_flag
 from concert.parsers import PARSERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/certificates.md", "docs/errata.md", "docs/equations.md", "docs/logs.md")
+PAGES = (
+    "README.md",
+    "docs/certificates.md",
+    "docs/errata.md",
+    "docs/equations.md",
+    "docs/logs.md",
+    "docs/engines.md",
+)
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
 SETTING_UP = (
