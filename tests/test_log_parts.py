@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,3 +282,65 @@ def test_a_worker_killed_in_the_middle(run_folder: Path, tmp_path: Path) -> None
     assert len(read_log(log).frame) == 60
     assert list(read_log(log).frame["idx"]) == list(range(60))
     assert not existing_parts(log)
+
+
+def namespaces_work() -> bool:
+    """Whether this process may make network namespaces, which stand for two machines."""
+    if shutil.which("ip") is None:
+        return False
+    name = f"concert-probe-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True)
+    subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    return made.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not namespaces_work(), reason="needs ip and the right to make namespaces")
+def test_two_hosts_give_the_log_of_one(run_folder: Path, tmp_path: Path) -> None:
+    """Two machines with a network between them and no disk in common."""
+    done = subprocess.run(
+        command(run_folder, tmp_path / "one.tsv"), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    hosts = [f"concert{os.getpid()}h{rank}" for rank in range(2)]
+    cables = [f"ct{os.getpid()}x{rank}" for rank in range(2)]
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    try:
+        for host in hosts:
+            ip("netns", "add", host)
+        ip("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for rank, (host, cable) in enumerate(zip(hosts, cables, strict=True)):
+            ip("link", "set", cable, "netns", host)
+            ip("-n", host, "addr", "add", f"10.77.0.{rank + 1}/24", "dev", cable)
+            ip("-n", host, "link", "set", cable, "up")
+            ip("-n", host, "link", "set", "lo", "up")
+        running = []
+        for rank, (host, cable) in enumerate(zip(hosts, cables, strict=True)):
+            folder = tmp_path / host
+            shutil.copytree(run_folder, folder)
+            start = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
+            start += ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1"]
+            start += ["--master-addr", "10.77.0.1", "--master-port", "29511", "-m", "--"]
+            certify = command(folder, folder / "hosts.tsv", "--num-nodes", "2")[2:]
+            environment = os.environ | {"GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1"}
+            running.append(
+                subprocess.Popen(
+                    [*start, *certify],
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        outputs = [process.communicate(timeout=300)[0] for process in running]
+        assert [process.returncode for process in running] == [0, 0], outputs
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host], capture_output=True)
+    assert content(tmp_path / hosts[0] / "hosts.tsv") == content(tmp_path / "one.tsv")
+    for host in hosts:
+        assert not existing_parts(tmp_path / host / "hosts.tsv")
+    assert not (tmp_path / hosts[1] / "hosts.tsv").exists()
