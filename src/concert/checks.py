@@ -8,8 +8,7 @@ from numbers import Integral
 from torch import Tensor
 
 from concert import bounds
-from concert.errors import ConcertError, nearest
-from concert.noise import NoiseModel
+from concert.errors import ConcertError
 
 
 def check_images(images: Tensor, shape: Sequence[int] | None = None) -> Tensor:
@@ -48,33 +47,6 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if not isinstance(count, Integral):
             raise ConcertError(f"{name} must be a whole number, got {count!r}")
-
-
-def check_certification(
-    noise: NoiseModel,
-    n0: int,
-    n: int,
-    alpha: float,
-    certificate: str = "auto",
-    n_select: int = 2000,
-) -> None:
-    """Refuse settings that can never certify anything, before any draw is made."""
-    check_alpha(alpha)
-    check_counts(n0=n0, n=n, n_select=n_select)
-    certificate = noise.certificate if certificate == "auto" else certificate
-    for name, count in (("n0", n0), ("n_select", n_select)):
-        if count < 1:
-            raise ConcertError(f"{name} must be at least 1, got {count}")
-    # Two claims are made at alpha/2 each.
-    fewest = bounds.smallest_certifying_n(alpha / 2 if noise.needs_floor(certificate) else alpha)
-    if n < fewest:
-        raise ConcertError(
-            f"n={n} draws can never certify at alpha={alpha}: the smallest n that could is {fewest}"
-        )
-    if certificate not in noise.certificates:
-        names = ["auto", *noise.certificates]
-        raise ConcertError(nearest(f"certificate for {noise.kind} noise", certificate, names))
-    noise.guarantee_of(certificate)  # refuses one that lacks what it rests on
 
 
 def check_prediction(n: int, alpha: float) -> None:

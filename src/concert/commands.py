@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,8 @@ def certify(options: Any, argv: list[str]) -> int:
     """`concert certify RUN`"""
     description, _ = read_description(options.run)
     data = _data_of(options.run, description.data, options.data)
-    settings = CertifySettings(
-        options.split,
-        options.subset,
-        options.n0,
-        options.n,
-        options.alpha,
-        options.seed,
-        options.certificate,
-        options.stopping,
-        options.n_select,
-    )
+    names = (entry.name for entry in fields(CertifySettings))
+    settings = CertifySettings(**{name: getattr(options, name) for name in names})
     log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
     team = make_team(options.accelerator, options.devices, options.num_nodes)
     smoothed = _load(options, device=team.device)

@@ -14,6 +14,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from concert.bounds import clopper_pearson_lower
+from concert.procedure import Procedure
 from concert.sampling import Sampler
 from concert.streams import Stream
 from concert.votes import Request
@@ -35,26 +36,23 @@ def select(
     sampler: Sampler,
     image: Tensor,
     stream: Stream,
-    certificate: str,
-    n0: int,
-    n: int,
-    alpha: float,
-    n_select: int,
+    procedure: Procedure,
 ) -> Selection:
     """The selection for an image (C, H, W): n0 draws vote for the class, and where the certificate
     rests on a floor, n_select generator passes fix it for n certifying draws at error alpha/2.
     """
+    n0 = procedure.n0
     # The sampler's own copy of the noise, which the draws are made with.
     noise = sampler.noise
     (votes,) = sampler.sample(image, [Request(stream, n0, mean_map=True)])
     candidate = int(votes.counts.argmax())
     assert votes.sigma_map is not None
-    if not noise.needs_floor(certificate):
+    if not noise.needs_floor(procedure.certificate_of(noise)):
         return Selection(candidate, votes.sigma_map, None)
-    sigma_map, dips = sampler.sigma_maps(image, stream, n_select)
+    sigma_map, dips = sampler.sigma_maps(image, stream, procedure.n_select)
     share = int(votes.counts[candidate]) / n0
     reference = noise.reference(sigma_map)
-    floor = stable_floor(reference, dips, noise.lowest, share, n, 0.5 * alpha)
+    floor = stable_floor(reference, dips, noise.lowest, share, procedure.n, 0.5 * procedure.alpha)
     return Selection(candidate, sigma_map, floor)
 
 

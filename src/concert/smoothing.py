@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from concert import bounds, certificates
-from concert.checks import check_certification, check_images, check_indices, check_prediction
+from concert.checks import check_images, check_indices, check_prediction
 from concert.engines import EngineChoice
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
+from concert.procedure import Procedure
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Sampler, SamplingSettings
 from concert.selection import select
-from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream, fresh_seed
 from concert.tally import Tally
 from concert.votes import Request, Votes
@@ -174,57 +174,30 @@ class SmoothedClassifier(nn.Module):
         certificate reaches no radius ("algorithm2" in its wide boxes) is a prediction with radius
         0: the class at the image itself is still certain up to alpha.
         """
-        return [
-            timed.certification
-            for timed in self.certify_each(
-                images, n0, n, alpha, seed, indices, certificate, stopping, n_select
-            )
-        ]
+        procedure = Procedure(n0, n, alpha, seed, certificate, stopping, n_select)
+        return [timed.certification for timed in self.certify_each(images, procedure, indices)]
 
     def certify_each(
-        self,
-        images: Tensor,
-        n0: int = 100,
-        n: int = 100_000,
-        alpha: float = 0.001,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        certificate: str = "auto",
-        stopping: str = "full",
-        n_select: int = 2000,
+        self, images: Tensor, procedure: Procedure, indices: Sequence[int] | None = None
     ) -> Iterator[Timed]:
         """As `certify`, one image at a time, each with its seconds."""
-        check_certification(self.noise, n0, n, alpha, certificate, n_select)
-        rule = StoppingRule.parse(stopping)
-        name = self.noise.certificate if certificate == "auto" else certificate
+        procedure.check(self.noise)
         images = self.noise.accept(check_images(images, self.shape))
         for image, index in zip(images, check_indices(indices, len(images)), strict=True):
             start = time.perf_counter()
-            certification = self._certify_image(
-                image, index, n0, n, alpha, seed, name, rule, n_select
-            )
+            certification = self._certify_image(image, index, procedure)
             yield Timed(certification, time.perf_counter() - start)
 
-    def _certify_image(
-        self,
-        image: Tensor,
-        index: int,
-        n0: int,
-        n: int,
-        alpha: float,
-        seed: int,
-        certificate: str,
-        rule: StoppingRule,
-        n_select: int,
-    ) -> Certification:
-        sampler = self.sampler(image.shape)
-        choice = Stream(seed, Domain.SELECT, index)
-        chosen = select(sampler, image, choice, certificate, n0, n, alpha, n_select)
+    def _certify_image(self, image: Tensor, index: int, procedure: Procedure) -> Certification:
+        sampler, rule = self.sampler(image.shape), procedure.rule
+        certificate = procedure.certificate_of(sampler.noise)
+        choice = Stream(procedure.seed, Domain.SELECT, index)
+        chosen = select(sampler, image, choice, procedure)
         claims = sampler.noise.claims(certificate, chosen.sigma_map, chosen.floor)
 
-        stages = rule.stages(n, sampler.batch_size)
-        tally = Tally(claims, stages, alpha, chosen.candidate, self.num_classes)
-        stream = Stream(seed, Domain.CERTIFY, index)
+        stages = rule.stages(procedure.n, sampler.batch_size)
+        tally = Tally(claims, stages, procedure.alpha, chosen.candidate, self.num_classes)
+        stream = Stream(procedure.seed, Domain.CERTIFY, index)
         for size in stages.sizes:
             request = Request(stream, size, start=tally.n, floor=chosen.floor)
             (votes,) = sampler.sample(image, [request])
@@ -249,7 +222,7 @@ class SmoothedClassifier(nn.Module):
             log_volume=region.log_volume,
             n_used=tally.n,
             votes=tuple(int(count) for count in tally.counts),
-            seed=seed,
+            seed=procedure.seed,
             index=index,
             candidate=chosen.candidate,
             sigma_min=low,

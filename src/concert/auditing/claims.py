@@ -12,6 +12,7 @@ from torch import Tensor
 
 from concert.certificates import Guarantee, Region, sigma_statistics
 from concert.errors import ConcertError
+from concert.procedure import Procedure
 from concert.sampling import Sampler
 from concert.selection import select
 from concert.smoothing import SmoothedClassifier
@@ -59,16 +60,16 @@ def _unit_ellipsoid(
             f"the log's ellipsoids rest on draws from {identity['noise_source']}, which "
             f"{sampler.device} cannot repeat: choose the --accelerator that certified"
         )
-    chosen = select(
-        sampler,
-        image,
-        Stream(int(identity["seed"]), Domain.SELECT, index),
-        certificate,
-        int(identity["n0"]),
-        int(identity["n"]),
-        float(identity["alpha"]),
-        int(identity.get("n_select", 1)),
+    procedure = Procedure(
+        n0=int(identity["n0"]),
+        n=int(identity["n"]),
+        alpha=float(identity["alpha"]),
+        seed=int(identity["seed"]),
+        certificate=certificate,
+        n_select=int(identity.get("n_select", 1)),
     )
+    stream = Stream(procedure.seed, Domain.SELECT, index)
+    chosen = select(sampler, image, stream, procedure)
     _check_map(chosen.sigma_map, row)
     claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
     regions = [claim.region(UNIT_SHARE) for claim in claims]

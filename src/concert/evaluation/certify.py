@@ -16,37 +16,26 @@ import yaml
 from torch import nn
 
 from concert.building import Description
-from concert.checks import check_certification
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
 from concert.log_parts import shared_log
+from concert.procedure import Procedure
 from concert.records import Certification
 from concert.runs import read_description, weights_file
 from concert.smoothing import SmoothedClassifier
-from concert.stopping import StoppingRule
-from concert.streams import DRAWS_PER_BLOCK, Domain, Stream, source_name
+from concert.streams import DRAWS_PER_BLOCK, source_name
 from concert.team import Team
 
 
 @dataclass(frozen=True)
-class CertifySettings:
-    """What decides a certification log.
+class CertifySettings(Procedure):
+    """What decides a certification log: the procedure, and which images.
 
-    split, subset: which images (all, first:N, every:K or random:N:SEED).
-    n0, n: selection and certifying draws; alpha: error probability per image; seed: of the noise.
-    certificate: "auto", the noise model's default. stopping: full, relative:EPS or grid:R,R,...
-    n_select: generator passes that choose the queried ellipsoid's map.
+    split: train or test. subset: all, first:N, every:K or random:N:SEED.
     """
 
     split: str = "test"
     subset: str = "all"
-    n0: int = 100
-    n: int = 100_000
-    alpha: float = 0.001
-    seed: int = 0
-    certificate: str = "auto"
-    stopping: str = "full"
-    n_select: int = 2000
 
 
 @dataclass(frozen=True)
@@ -108,15 +97,7 @@ def certify_data(
     images that do not fit the model; and for a log of another run.
     """
     team = team or Team()
-    check_certification(
-        smoothed.noise,
-        settings.n0,
-        settings.n,
-        settings.alpha,
-        settings.certificate,
-        settings.n_select,
-    )
-    StoppingRule.parse(settings.stopping)
+    settings.check(smoothed.noise)
     description, weights = read_description(run)
     if images.shape != description.shape:
         raise ConcertError(
@@ -131,11 +112,8 @@ def certify_data(
     content = weights_file(smoothed.classifier, smoothed.noise)
     if hashlib.sha256(content).hexdigest() != weights:
         raise ConcertError(f"the model given is not the one in {run}: load it from there")
-    Stream(settings.seed, Domain.CERTIFY, 0)  # refuses an impossible seed before a log is begun
     indices = subset_indices(len(images), settings.subset)
-    certificate = settings.certificate
-    if certificate == "auto":
-        certificate = smoothed.noise.certificate
+    certificate = settings.certificate_of(smoothed.noise)
     smoothed.noise.accept(images.images(indices[:1]))
     sampler = smoothed.sampler(images.shape)
     identity = {
@@ -188,17 +166,7 @@ def certify_data(
     with shared_log(log_path, identity, info, team, indices) as (log, todo, done):
         for index in todo:
             image, label = images.images([index]), int(images.labels[index])
-            (timed,) = smoothed.certify_each(
-                image,
-                settings.n0,
-                settings.n,
-                settings.alpha,
-                settings.seed,
-                [index],
-                settings.certificate,
-                settings.stopping,
-                settings.n_select,
-            )
+            (timed,) = smoothed.certify_each(image, settings, [index])
             log.append(timed.certification, label, timed.seconds)
             # Of the others it is known only that they have as much to do.
             done = min(len(indices), done + team.size)
