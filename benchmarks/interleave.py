@@ -1,0 +1,82 @@
+"""Several contestants timed in turn, so that a machine whose clock wanders treats all alike.
+
+Each contestant lives in a process of its own, warms up, and then works only while it is asked to:
+a slice of some seconds, in turns, until every one has worked for `seconds`. A rate is the median
+over slices, and a ratio the median of the ratios of neighbouring slices.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+# A contestant is made once in its process and then called; it returns how many units it has done.
+Make = Callable[[], Callable[[], int]]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Units per second of every slice, in the order of the rounds."""
+
+    slices: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.slices)
+
+    def over(self, other: Rates) -> float:
+        """How many times faster than another contestant, slice by slice."""
+        pairs = zip(self.slices, other.slices, strict=True)
+        return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def _serve(make: Make, environment: Mapping[str, str], pipe: Connection) -> None:
+    os.environ.update(environment)
+    try:
+        work = make()
+        work()
+        pipe.send("ready")
+        while (seconds := pipe.recv()) is not None:
+            began, units = time.perf_counter(), 0
+            while time.perf_counter() - began < seconds:
+                units += work()
+            pipe.send(units / (time.perf_counter() - began))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def race(
+    contestants: Mapping[str, Make],
+    seconds: float = 60.0,
+    slice_seconds: float = 10.0,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Rates | str]:
+    """Rates by name, or why a contestant could not run."""
+    context = multiprocessing.get_context("spawn")
+    runners: dict[str, tuple[Any, Connection]] = {}
+    results: dict[str, Rates | str] = {}
+    for name, make in contestants.items():
+        here, there = context.Pipe()
+        environment = dict((environments or {}).get(name, {}))
+        process = context.Process(target=_serve, args=(make, environment, there), daemon=True)
+        process.start()
+        answer = here.recv()
+        if answer != "ready":
+            results[name] = str(answer)
+            continue
+        runners[name] = process, here
+    slices: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(max(1, round(seconds / slice_seconds))):
+        for name, (_, pipe) in runners.items():
+            pipe.send(slice_seconds)
+            slices[name].append(float(pipe.recv()))
+    for process, pipe in runners.values():
+        pipe.send(None)
+        process.join(timeout=30)
+    return results | {name: Rates(tuple(rates)) for name, rates in slices.items()}
