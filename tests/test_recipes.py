@@ -33,6 +33,8 @@ FAMILIES = ("concert", "concert-generated", "cohen")
 SCALED = ("concert", "cohen")
 # For the queried ellipsoid; not in the paper, and only scaled to a processor.
 ELLIPSOID = {"concert-stable": "coarse", "concert-codebook": "codebook"}
+# What they are compared with, scaled too: one map for all images, and the paper's noise.
+COMPARED = ("static", "concert-generated")
 
 NAMES = recipe_names()
 SMALL = [name for name in NAMES if not name.startswith("imagenet")]
@@ -66,7 +68,8 @@ def test_every_recipe_of_the_paper_is_there_and_no_other() -> None:
     published = {f"{d}/{f}-{box}" for d in SHAPES for f in FAMILIES for box in BOXES}
     scaled = {f"{d}/{f}-{box}-cpu" for d in SHAPES for f in SCALED for box in BOXES}
     ellipsoid = {f"mnist/{f}-{box}-cpu" for f in ELLIPSOID for box in BOXES}
-    assert set(NAMES) == published | scaled | ellipsoid
+    compared = {f"mnist/{f}-{box}-cpu" for f in COMPARED for box in BOXES}
+    assert set(NAMES) == published | scaled | ellipsoid | compared
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,15 +78,21 @@ def test_the_contents_are_what_the_name_says(name: str) -> None:
     assert recipe.data.name == data
     assert recipe.data.path is None
     assert recipe.objective.name == ("gaussian" if family == "cohen" else "concert")
-    kind = {"cohen": "isotropic", "concert-generated": "generated"}.get(family, "queried")
+    kinds = {"cohen": "isotropic", "concert-generated": "generated", "static": "static"}
+    kind = kinds.get(family, "queried")
     assert recipe.noise.kind == kind
     assert (recipe.objective.stability is not None) == (family in ELLIPSOID)
     if family == "cohen":
         assert recipe.noise.sigma == float(box)
     else:
         assert (recipe.noise.low, recipe.noise.high) == BOXES[box]
-        expected = "coarse" if kind == "queried" else "paper"
-        assert recipe.noise.generator == ELLIPSOID.get(family, expected)
+        # The paper's generator costs nine times LeNet.
+        expected = "coarse" if kind == "queried" or scaled else "paper"
+        if kind == "static":
+            assert recipe.noise.generator is None
+            assert recipe.objective.beta == 0
+        else:
+            assert recipe.noise.generator == ELLIPSOID.get(family, expected)
         assert recipe.noise.query_sigma is None
     if not scaled or data == "imagenet":
         assert recipe.classifier.name == CLASSIFIERS[data]
