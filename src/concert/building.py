@@ -23,6 +23,7 @@ from concert.noise import (
     QueriedNoise,
     StaticNoise,
 )
+from concert.noise.shaped import NO_CODEBOOK
 from concert.objectives import OBJECTIVES, Objective
 
 
@@ -83,10 +84,7 @@ def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict
     if settings.kind != "static":
         name = settings.generator or ("coarse" if settings.kind == "queried" else "paper")
         if name == "codebook" and settings.kind == "generated":
-            raise ConcertError(
-                "a codebook has no map where its choice is too close to call, and generated noise "
-                "cannot do without one: use queried noise, or another generator"
-            )
+            raise ConcertError(NO_CODEBOOK)
         arguments = dict(settings.generator_args)
         if name != "paper":
             # At 224 x 224 a pool of 4 would leave the query's noise in the map and cost too much.

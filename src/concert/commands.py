@@ -26,9 +26,9 @@ from concert.console import (
 )
 from concert.data import load_images, subset_indices
 from concert.data.decode import COLOUR, GREY
-from concert.engines.choice import ENGINES
+from concert.engines.choice import check_engine
 from concert.engines.export import export_engine
-from concert.errors import INTERRUPTED, ConcertError, nearest
+from concert.errors import INTERRUPTED, ConcertError
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
@@ -111,8 +111,7 @@ def predict(options: Any, argv: list[str]) -> int:
 def export(options: Any, argv: list[str]) -> int:
     """`concert export RUN --engine NAME`"""
     # Checked first: loading and sampling images takes a while.
-    if options.engine not in ENGINES:
-        raise ConcertError(nearest("engine", options.engine, ENGINES))
+    check_engine(options.engine)
     if options.images < 1:
         raise ConcertError(f"--images must be at least 1, got {options.images}")
     description, weights = read_description(options.run)

@@ -85,11 +85,12 @@ def _own_part(path: Path, team: Team) -> Path:
 def _rows(path: Path, identity: Mapping[str, Any]) -> dict[int, bytes]:
     """Image number -> line, of all parts of a log; refuses parts of another run."""
     rows: dict[int, bytes] = {}
+    wanted = json.loads(json.dumps(identity))
     for part in existing_parts(path):
         content = part.read_bytes()
         if HEADER.startswith(content):  # killed before its first row
             continue
-        run_to_resume(part, content, json.loads(json.dumps(identity)))
+        run_to_resume(part, content, wanted)
         lines, _ = complete_lines(content, ours=True)
         parsed = parse_rows(part, lines, COLUMNS)
         rows |= {row["idx"]: line for row, line in zip(parsed, lines[1:], strict=True)}

@@ -105,7 +105,7 @@ def audit_log(
             "data": identity["data"],
             "settings": asdict(settings),
             "engine": sampler.engine,
-            **({"engine_sha256": smoothed.engine.sha256} if smoothed.engine.sha256 else {}),
+            **smoothed.engine.identity,
             "batch_size": sampler.batch_size,
             "vote_margin": sampler.margin,
             "device": sampler.device.type,

@@ -113,16 +113,17 @@ class SoftVotes:
             None if sigma is None else sigma.repeat_interleave(draws, dim=0),
         )
         softmax: Tensor = self.classifier(noisy.to(self.dtype)).float().softmax(dim=1)
-        softmax = softmax.nan_to_num(0.0)
-        return softmax.view(count, draws, -1)
+        return softmax.nan_to_num(0.0).view(count, draws, -1)
 
 
-def soft_margins(shares: Tensor, label: int) -> tuple[Tensor, Tensor]:
-    """For shares (S, K): best other share minus the label's, and that class, each (S,)."""
-    others = shares.clone()
-    others[:, label] = -torch.inf
-    best, rivals = others.max(dim=1)
-    return best - shares[:, label], rivals
+def soft_margins(shares: Tensor, label: int | Tensor) -> tuple[Tensor, Tensor]:
+    """For shares (S, K): best other share minus the label's, and that class, each (S,).
+
+    `label` is one class for all, or a class for each (S,).
+    """
+    own = torch.as_tensor(label, device=shares.device).expand(len(shares))[:, None]
+    best, rivals = shares.scatter(1, own, -torch.inf).max(dim=1)
+    return best - shares.gather(1, own)[:, 0], rivals
 
 
 def starting_units(starts: int, shape: tuple[int, int, int], seed: int, index: int) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from concert.auditing.parts import lengths, project, spread
-from concert.auditing.search import starting_units
+from concert.auditing.search import soft_margins, starting_units
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
@@ -97,7 +97,6 @@ def tune(
         [starting_units(2, (*x.shape[1:],), tuning.seed, number)[1] for number in kept]
     )
     optimizer = torch.optim.Adam(generator.parameters(), lr=tuning.lr)
-    report = {"images": float(len(kept))}
     for step in range(tuning.steps):
         noise = keyed_generator(tuning.seed, Domain.ATTACK, step)
         points = (x + axes * units).requires_grad_()
@@ -117,12 +116,12 @@ def tune(
                     for u, a, image in zip(units + spread(size) * gradient, axes, x, strict=True)
                 ]
             )
-        report |= {
-            "margin": float(margins.detach().mean()),
-            "change": float(change.detach().sqrt()),
-        }
-    report["fooled"] = float((margins > 0).double().mean())
-    return report
+    return {
+        "images": float(len(kept)),
+        "margin": float(margins.detach().mean()),
+        "change": float(change.detach().sqrt()),
+        "fooled": float((margins > 0).double().mean()),
+    }
 
 
 def noise_maps(noise: GeneratedNoise, images: Tensor) -> Tensor:
@@ -139,19 +138,16 @@ def _axes(axes: Tensor | None) -> Tensor:
 
 def _margins(
     classifier: nn.Module,
-    noise_model: GeneratedNoise,
+    noise: GeneratedNoise,
     points: Tensor,
     labels: Tensor,
     draws: int,
-    noise: torch.Generator,
+    generator: torch.Generator,
 ) -> Tensor:
     """Best other class's soft share minus the label's at points (B, C, H, W), as deployed: (B,)."""
-    sigma = noise_maps(noise_model, points).repeat_interleave(draws, dim=0)
-    eps = torch.randn(sigma.shape, generator=noise).to(sigma)
-    copies = points.repeat_interleave(draws, dim=0) + sigma * eps
+    copies, _ = noise.copies(points, draws, generator)
     shares = classifier(copies).softmax(dim=1).unflatten(0, (len(points), draws)).mean(dim=1)
-    own = labels[:, None]
-    margins: Tensor = shares.scatter(1, own, -1.0).amax(dim=1) - shares.gather(1, own)[:, 0]
+    margins, _ = soft_margins(shares, labels)
     return margins
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from concert.engines.base import Engine
 from concert.engines.onnx_engines import OnnxRuntimeEngine, OpenVINOEngine
-from concert.engines.torch_engines import CompiledEngine, EagerEngine
+from concert.engines.torch_engines import CompiledEngine, EagerEngine, noisy_probe
 from concert.errors import ConcertError, nearest
 
 ENGINES: Final = (
@@ -33,6 +33,12 @@ CHOICE: Final = "engine.json"
 NETWORK: Final = "engine.onnx"
 
 
+def check_engine(name: str) -> None:
+    """Refuse an engine that there is not."""
+    if name not in ENGINES:
+        raise ConcertError(nearest("engine", name, ENGINES))
+
+
 @dataclass(frozen=True)
 class EngineChoice:
     """An engine by name; `file` and its `sha256` where it runs an exported network."""
@@ -42,8 +48,7 @@ class EngineChoice:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise ConcertError(nearest("engine", self.name, ENGINES))
+        check_engine(self.name)
         if self.exported != (self.file is not None):
             raise ConcertError(
                 f"engine '{self.name}' needs "
@@ -59,6 +64,11 @@ class EngineChoice:
     def precision(self) -> str:
         """Of the arithmetic: an int8 network is another classifier than the trained one."""
         return "int8" if self.name.endswith("-int8") else "float32"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a log's identity says of the file, if there is one."""
+        return {"engine_sha256": self.sha256} if self.sha256 else {}
 
 
 def read_choice(model_folder: Path, weights: str) -> EngineChoice:
@@ -96,10 +106,11 @@ def build_engine(
     threads: int,
 ) -> Engine:
     """The engine of a choice for images of `shape`, `threads` intra-op threads a worker."""
-    if choice.name == "torch":
-        return EagerEngine(classifier, shape, num_classes, device, tolerance)
-    if choice.name == "torch-compile":
-        return CompiledEngine(classifier, shape, num_classes, device, tolerance, batch_size)
+    if not choice.exported:
+        eager = EagerEngine(classifier, shape, num_classes, device, tolerance)
+        if choice.name == "torch":
+            return eager
+        return CompiledEngine(eager, noisy_probe(shape, batch_size).to(device))
     if device.type != "cpu":
         raise ConcertError(
             f"engine '{choice.name}' runs on a processor only: pass --accelerator cpu, or "

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from concert.engines.choice import CHOICE, ENGINES, NETWORK, EngineChoice, build_engine
+from concert.engines.choice import CHOICE, NETWORK, EngineChoice, build_engine, check_engine
 from concert.engines.onnx_engines import INPUT, OUTPUT, optional
 from concert.engines.torch_engines import check_drift
-from concert.errors import ConcertError, nearest
+from concert.errors import ConcertError
 from concert.files import write_atomically
 
 BATCH: Final = 16
@@ -59,22 +59,20 @@ def export_engine(
     Raises ConcertError where the export fails or a float32 engine differs by more than rounding;
     what was deployed before is then left as it was. `tolerance` is for folding batch norm.
     """
-    if name not in ENGINES:
-        raise ConcertError(nearest("engine", name, ENGINES))
+    check_engine(name)
     shape: tuple[int, int, int] = tuple(noisy.shape[1:])  # type: ignore[assignment]
     classifier = classifier.eval()
     content = b""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / NETWORK
-        choice = EngineChoice("torch")
-        if not name.startswith("torch"):
+        if name.startswith("torch"):
+            choice = EngineChoice(name)
+        else:
             content = to_onnx(classifier, shape)
             if name.endswith("-int8"):
                 content = quantize(content, noisy)
             file.write_bytes(content)
             choice = EngineChoice(name, file, hashlib.sha256(content).hexdigest())
-        elif name != "torch":
-            choice = EngineChoice(name)
         result = compare(choice, classifier, num_classes, noisy, tolerance)
     record: dict[str, Any] = {"engine": name, "weights": weights}
     if content:
@@ -168,7 +166,8 @@ def compare(
         wanted = torch.cat([classifier(batch) for batch in batches]).float().cpu()
         got = torch.cat([engine(batch) for batch in batches]).float().cpu()
     if choice.precision == "float32":
-        check_drift(choice.name, got, wanted)
-    drift = float((got - wanted).abs().max())
+        drift = check_drift(choice.name, got, wanted)
+    else:
+        drift = float((got - wanted).abs().max())
     votes = int((got.argmax(dim=1) != wanted.argmax(dim=1)).sum())
     return ExportResult(choice, drift, votes, whole)

@@ -56,32 +56,25 @@ class EagerEngine(Engine):
         return logits
 
 
-class CompiledEngine(EagerEngine):
-    """`torch.compile` of that copy, for batches of one size; its first batches take a while."""
+class CompiledEngine(Engine):
+    """`torch.compile` of an eager engine's network, for batches of the size of `probe`, which are
+    to be channels-last; its first batches take a while.
+    """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        shape: tuple[int, int, int],
-        num_classes: int,
-        device: torch.device,
-        tolerance: float,
-        batch_size: int,
-    ) -> None:
-        super().__init__(classifier, shape, num_classes, device, tolerance)
-        self.compiled: Any = torch.compile(self.network, dynamic=False)
-        probe = noisy_probe(shape, batch_size).to(device, self.dtype)
-        probe = probe.contiguous(memory_format=torch.channels_last)
+    def __init__(self, eager: EagerEngine, probe: Tensor) -> None:
+        self.dtype = eager.dtype
+        self.compiled: Any = torch.compile(eager.network, dynamic=False)
+        probe = probe.to(self.dtype).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             try:
-                got, wanted = self.compiled(probe), self.network(probe)
+                got, wanted = self.compiled(probe), eager.network(probe)
             except Exception as error:
                 raise ConcertError(
                     "torch.compile does not take this classifier "
                     f"({str(error).strip().splitlines()[0]}): use engine 'torch'"
                 ) from error
         check_drift("torch-compile", got, wanted)
-        self.name = self.name.replace("torch-eager", f"torch-compile-{torch.__version__}")
+        self.name = eager.name.replace("torch-eager", f"torch-compile-{torch.__version__}")
 
     def __call__(self, images: Tensor) -> Tensor:
         logits: Tensor = self.compiled(images.to(self.dtype))

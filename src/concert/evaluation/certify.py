@@ -137,7 +137,7 @@ def certify_data(
         "seed": settings.seed,
         "stopping": settings.stopping,
         "engine": sampler.engine,
-        **({"engine_sha256": smoothed.engine.sha256} if smoothed.engine.sha256 else {}),
+        **smoothed.engine.identity,
         "batch_size": sampler.batch_size,
         "draws_per_block": DRAWS_PER_BLOCK,
         "noise_source": source_name(sampler.device, smoothed.noise.draws),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +14,11 @@ from concert import certificates
 from concert.certificates import Claim, Guarantee, Region
 from concert.errors import ConcertError
 from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like
+
+NO_CODEBOOK: Final = (
+    "a codebook has no map where its choice is too close to call, and generated noise cannot do "
+    "without one: use queried noise, or another generator"
+)
 
 
 class GeneratedNoise(NoiseModel):
@@ -39,10 +44,7 @@ class GeneratedNoise(NoiseModel):
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         if hasattr(generator, "choice_margin"):
-            raise ConcertError(
-                "a codebook has no map where its choice is too close to call, and generated noise "
-                "cannot do without one: use queried noise, or another generator"
-            )
+            raise ConcertError(NO_CODEBOOK)
         self.generator = generator
         if self.slope is not None:
             self.certificate = "lipschitz"
