@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from concert.building import build_base, build_noise, build_objective, describe
+from concert.commands.train import parser as train_parser
 from concert.config import Recipe
 from concert.data import MEAN_STD
 from concert.noise import NoiseModel
-from concert.parsers import PARSERS
 from concert.recipes import find_recipe, recipe_names, recipes_folder
 from concert.training_state import make_optimizer
 
@@ -44,7 +44,7 @@ CONCERT = [name for name in NAMES if "/concert-" in name]
 
 def load_recipe(name: str) -> Recipe:
     """A recipe as `concert train` reads it."""
-    parser = PARSERS["train"]()
+    parser = train_parser()
     options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
     return Recipe(
         options.data,

@@ -1,4 +1,4 @@
-"""The commands: train, certify, predict, audit, report, demo. No logic of its own.
+"""The command-line tool: finds the command and turns errors into exit codes.
 
 What the user got wrong is one line on standard error and exit code 2; an interrupted run exits with
 130 and goes on when the same command is given again.
@@ -10,9 +10,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
 from concert.errors import INTERRUPTED, ConcertError, nearest
-from concert.parsers import COMMANDS, PARSERS
+from concert.parsers import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,14 +68,13 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise ConcertError(nearest("command", argv[0], COMMANDS))
     # Imported here, so that --help does not wait for torch.
-    from concert import commands
-
-    parser = PARSERS[argv[0]]()
+    command = import_module(f"concert.commands.{argv[0]}")
+    parser = command.parser()
     rest = argv[1:]
     if argv[0] == "train":
         rest = _config_flag(rest)
     options = parser.instantiate(parser.parse_args(rest))
-    return int(getattr(commands, argv[0])(options, argv))
+    return int(command.run(options, argv))
 
 
 def _usage() -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from concert.commands.certify import certify_with_display
+from concert.commands.train import train_with_display
 from concert.config import (
     DataSettings,
     NoiseSettings,
@@ -15,7 +17,6 @@ from concert.config import (
     Recipe,
     TrainingSettings,
 )
-from concert.console import certify_with_display, train_with_display
 from concert.errors import INTERRUPTED
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report

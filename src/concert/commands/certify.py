@@ -1,0 +1,124 @@
+"""`concert certify RUN`: the images of a data set into a log."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from concert.commands.loading import data_of, load_run
+from concert.config import DataSettings
+from concert.console import (
+    LiveRow,
+    StopSignal,
+    make_console,
+)
+from concert.data import load_images
+from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data
+from concert.memory import keep_large_blocks
+from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
+from concert.runs import read_description
+from concert.smoothing import SmoothedClassifier
+from concert.team import Team, make_team
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    made = Parser(prog="concert certify", description=COMMANDS["certify"])
+    made.add_argument("run", type=Path, help="run or model folder")
+    data_flags(made, "the training data")
+    made.add_argument("--split", type=str, default="test", help="train or test")
+    made.add_argument(
+        "--subset", type=str, default="all", help="all, first:N, every:K or random:N:SEED"
+    )
+    made.add_argument("--n0", type=int, default=100, help="selection draws per image")
+    made.add_argument("--n", type=int, default=100_000, help="certifying draws per image")
+    made.add_argument("--alpha", type=float, default=0.001, help="error probability per image")
+    made.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    made.add_argument("--certificate", type=str, default="auto", help=CERTIFICATES)
+    made.add_argument(
+        "--stopping", type=str, default="full", help="full, relative:EPS or grid:R,R,..."
+    )
+    made.add_argument(
+        "--n_select", type=int, default=2000, help="generator passes for the queried ellipsoid"
+    )
+    made.add_argument("--log", type=Path | None, default=None, help="default RUN/certify-nN.tsv")
+    made.add_argument(
+        "--devices", type=int, default=1, help="processes on this machine, which share the images"
+    )
+    made.add_argument(
+        "--num_nodes", "--num-nodes", type=int, default=1, help="machines, each with that many"
+    )
+    sampling_flags(made)
+    return made
+
+
+def run(options: Any, argv: list[str]) -> int:
+    """`concert certify RUN`"""
+    description, _ = read_description(options.run)
+    data = data_of(options.run, description.data, options.data)
+    names = (entry.name for entry in fields(CertifySettings))
+    settings = CertifySettings(**{name: getattr(options, name) for name in names})
+    log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
+    team = make_team(options.accelerator, options.devices, options.num_nodes)
+    smoothed = load_run(options, device=team.device)
+    console = make_console(quiet=team.rank > 0)
+    command = f"concert {shlex.join(argv)}"
+    certify_with_display(smoothed, options.run, data, settings, log_path, console, command, team)
+    console.print(f"log: {log_path}")
+    console.print(smoothed.noise.sentence_of(settings.certificate))
+    console.print(f"next: concert report {shlex.quote(str(log_path))}")
+    return 0
+
+
+class CertificationDisplay(LiveRow):
+    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left."""
+
+    title = "certifying (figures of this part of the run)"
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        super().__init__(console, stop)
+        self.images = self.correct = self.abstained = self.draws = 0
+        self.radii = self.seconds = 0.0
+
+    def __call__(self, progress: CertifyProgress) -> None:
+        certification = progress.certification
+        right = certification.label == progress.true_label
+        self.images += 1
+        self.correct += right
+        self.abstained += certification.label < 0
+        self.radii += certification.radius * right
+        self.draws += certification.n_used
+        self.seconds += progress.seconds
+        self.show(self._row(progress), progress.done == progress.total)
+
+    def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
+        left = (progress.total - progress.done) * self.seconds / self.images
+        return [
+            ("done", f"{progress.done}/{progress.total}"),
+            ("accuracy at 0", f"{self.correct / self.images:.3f}"),
+            ("mean radius", f"{self.radii / self.images:.3f}"),
+            ("abstained", f"{self.abstained}"),
+            ("draws/s", f"{self.draws / max(self.seconds, 1e-9):,.0f}"),
+            ("time left", f"{int(left) // 60}:{int(left) % 60:02d}"),
+        ]
+
+
+def certify_with_display(
+    smoothed: SmoothedClassifier,
+    run: Path,
+    data: DataSettings,
+    settings: CertifySettings,
+    log_path: Path,
+    console: Console,
+    command: str = "",
+    team: Team | None = None,
+) -> None:
+    """Certify with a live table on the console."""
+    keep_large_blocks()
+    images = load_images(data.name, settings.split, data.path, data.size)
+    with StopSignal() as stop, CertificationDisplay(console, stop) as display:
+        certify_data(smoothed, run, images, settings, log_path, display, command, team)

@@ -1,0 +1,137 @@
+"""`concert train CONFIG`: the settings come from a recipe: defaults, then its YAML, then flags."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from jsonargparse._actions import ActionConfigFile
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from concert.commands.loading import import_from_here
+from concert.config import Recipe
+from concert.console import (
+    StopSignal,
+    make_console,
+)
+from concert.errors import INTERRUPTED
+from concert.memory import keep_large_blocks
+from concert.parsers import COMMANDS, Parser
+from concert.training import StepProgress, Watcher, claim_folder, train
+from concert.training_state import EpochMetrics
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    made = Parser(prog="concert train", description=COMMANDS["train"])
+    made.usage = "concert train CONFIG [--out DIR] [--data.path DIR] [--SETTING VALUE ...]"
+    made.add_argument(
+        "--config", action=ActionConfigFile, help="recipe (YAML), also the first argument"
+    )
+    made.add_argument(
+        "--out", type=Path | None, default=None, help="run folder (default runs/DATA/RECIPE)"
+    )
+    made.add_class_arguments(Recipe, None)
+    return made
+
+
+def run(options: Any, argv: list[str]) -> int:
+    """`concert train CONFIG`"""
+    recipe = Recipe(
+        data=options.data,
+        classifier=options.classifier,
+        noise=options.noise,
+        objective=options.objective,
+        training=options.training,
+        colorizer=options.colorizer,
+    )
+    import_from_here()
+    name = Path(str(options.config[0])).stem if options.config else recipe.objective.name
+    out = options.out or Path("runs") / recipe.data.name / name
+    console = make_console()
+    if (out / "model" / "config.json").is_file():
+        # Still checked: another recipe must not pass for this one.
+        claim_folder(recipe, out)
+        console.print(f"{out} is already trained")
+    else:
+        finished = train_with_display(recipe, out, console)
+        if not finished:
+            console.print(f"stopped; the same command goes on from {out}")
+            return INTERRUPTED
+        console.print(f"trained: {out}")
+    console.print(f"next: concert certify {shlex.quote(str(out))}")
+    return 0
+
+
+class TrainingDisplay(Watcher):
+    """A line per epoch, and on a terminal a progress bar."""
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        self.console, self.stop = console, stop
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps, {task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=None, epoch=0, epochs=0, speed=0.0)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def start(self, facts: dict[str, Any]) -> None:
+        costs = facts["multiply_adds"]
+        cost = f"classifier {costs['classifier'] / 1e6:.2f} M multiply-adds an image"
+        if "generator" in costs:
+            share = 100 * costs["generator"] / costs["classifier"]
+            cost += f", generator {costs['generator'] / 1e6:.3f} M ({share:.1f} %)"
+        self.console.print(
+            f"{facts['images']:,} images, {facts['steps']} steps an epoch on {facts['device']}; "
+            f"{cost}"
+        )
+        if facts["epoch"]:
+            self.console.print(f"going on after epoch {facts['epoch']}")
+
+    def step(self, progress: StepProgress) -> None:
+        self.bar.update(
+            self.task,
+            completed=progress.step,
+            total=progress.steps,
+            epoch=progress.epoch + 1,
+            epochs=progress.epochs,
+            speed=progress.metrics.images_per_second,
+        )
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        self.console.print(
+            f"epoch {metrics.epoch + 1}: loss {metrics.loss:.4f} "
+            f"(classification {metrics.classification:.4f}, robustness {metrics.robustness:.4f}, "
+            f"penalty {metrics.penalty:.4f}), soft accuracy {metrics.soft_accuracy:.4f}, "
+            f"sigma {metrics.sigma_min:.3f}/{metrics.sigma_mean:.3f}/{metrics.sigma_max:.3f}, "
+            f"{metrics.images_per_second:.0f} images/s"
+        )
+
+    def should_stop(self) -> bool:
+        return self.stop.asked
+
+
+def train_with_display(recipe: Recipe, out: Path, console: Console) -> bool:
+    """Train with progress on the console; False if it was interrupted."""
+    keep_large_blocks()
+    with StopSignal() as stop, TrainingDisplay(console, stop) as display:
+        return train(recipe, out, display)
