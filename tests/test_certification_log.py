@@ -288,7 +288,7 @@ def test_another_identity_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(ConcertError) as caught:
         CertificationLog.open(path, identity, {})
     assert str(caught.value) == (
-        f"{path} belongs to another run (noise.low was 0.25, is 0.125; n was 10000, is 1000; "
+        f"{path} was made with other settings (noise.low was 0.25, is 0.125; n was 10000, is 1000; "
         f"engine was absent, is torch): give another --log, or delete {path}"
     )
     identity |= {"alpha": 0.01, "seed": 8}

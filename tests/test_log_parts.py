@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from concert.log_reading import read_log
 from concert.noise import IsotropicNoise
 from concert.records import Certification
 from concert.runs import save_model
-from concert.team import Team, make_team
+from concert.team import Team, launch, team_fabric
 
 IDENTITY = {"seed": 0, "weights": "w"}
 IMAGES = [4, 0, 7, 2, 9, 5, 1]
@@ -85,14 +86,21 @@ def work(path: Path, team: Team, die_after: int | None = None, identity: Any = I
 def together(path: Path, size: int, dies: dict[int, int] | None = None) -> list[int]:
     """As many processes as threads; `dies`: rank -> images after which it is killed."""
     values, barrier = [None] * size, threading.Barrier(size)
-    teams = [Threads(rank, size, None, values, barrier) for rank in range(size)]
-    counts = []
+    teams = [Threads(rank, size, values=values, barrier=barrier) for rank in range(size)]
+    dead: list[int] = []
 
     def run(team: Team) -> int:
         try:
             return work(path, team, (dies or {}).get(team.rank))
-        except (Killed, threading.BrokenBarrierError):
-            barrier.abort()
+        except Killed:
+            dead.append(team.rank)
+            # The last one to die has the others do what they can, and then wait in vain.
+            while len(dead) == len(dies or {}) and barrier.n_waiting < size - len(dead):
+                time.sleep(0.001)
+            if len(dead) == len(dies or {}):
+                barrier.abort()
+            return -1
+        except threading.BrokenBarrierError:
             return -1
 
     with ThreadPoolExecutor(size) as pool:
@@ -166,7 +174,7 @@ def test_parts_of_another_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.tsv"
     together(path, 2, dies={0: 1, 1: 1})
     assert existing_parts(path)
-    with pytest.raises(ConcertError, match="belongs to another run"):
+    with pytest.raises(ConcertError, match="made with other settings"):
         work(path, Team(), identity={"seed": 1, "weights": "w"})
 
 
@@ -174,7 +182,7 @@ def test_processes_that_differ_are_refused(tmp_path: Path) -> None:
     values, barrier = [None] * 2, threading.Barrier(2)
 
     def run(rank: int) -> str:
-        team = Threads(rank, 2, None, values, barrier)
+        team = Threads(rank, 2, values=values, barrier=barrier)
         try:
             work(tmp_path / "log.tsv", team, identity={"seed": rank})
         except ConcertError as error:
@@ -189,8 +197,8 @@ def test_processes_that_differ_are_refused(tmp_path: Path) -> None:
 def test_numbers_of_processes_that_make_no_sense() -> None:
     for devices, nodes in ((0, 1), (1, 0)):
         with pytest.raises(ConcertError, match="must be at least 1"):
-            make_team("cpu", devices, nodes)
-    assert make_team("cpu", 1, 1) == Team()
+            team_fabric("cpu", devices, nodes)
+    assert launch(team_fabric("cpu", 1, 1)) == Team()
 
 
 # ------------------------------------------------------------------------- real processes
@@ -256,12 +264,7 @@ def test_a_worker_killed_in_the_middle(run_folder: Path, tmp_path: Path) -> None
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 240
-        part = tmp_path / "log.part1of2.tsv"
-        while not (part.exists() and part.read_bytes().count(b"\n") >= 3):
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_rows(running, tmp_path / "log.part1of2.tsv", 2)
         (worker,) = [
             pid
             for pid in descendants(running.pid)
@@ -282,6 +285,78 @@ def test_a_worker_killed_in_the_middle(run_folder: Path, tmp_path: Path) -> None
     assert len(read_log(log).frame) == 60
     assert list(read_log(log).frame["idx"]) == list(range(60))
     assert not existing_parts(log)
+
+
+def wait_for_rows(running: subprocess.Popen[bytes], part: Path, rows: int) -> None:
+    deadline = time.monotonic() + 240
+    while not (part.exists() and part.read_bytes().count(b"\n") > rows):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_first(
+    number: signal.Signals, run_folder: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.tsv"
+    with (tmp_path / "errors").open("wb") as errors:
+        running = subprocess.Popen(
+            command(run_folder, log, "--devices", "2", images=290, n=16384),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
+    try:
+        wait_for_rows(running, tmp_path / "log.part1of2.tsv", 2)
+        started = descendants(running.pid)
+        assert started
+        running.send_signal(number)
+        code = running.wait(timeout=120)
+        deadline = time.monotonic() + 60
+        # One that was asked has waited for the others; nobody waits for one that was killed.
+        while number == signal.SIGKILL and any(map(alive, started)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not any(map(alive, started))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    if number == signal.SIGTERM:
+        assert code == 130
+        (line,) = (tmp_path / "errors").read_text().splitlines()
+        assert "interrupted" in line
+    # Nothing is held, and nothing is lost.
+    images = sum(path.read_bytes().count(b"\n") - 1 for path in existing_parts(log))
+    assert images >= 3
+    with pytest.raises(ConcertError, match="other settings"):
+        work(log, Team())
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, and is no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+def test_a_refused_log_is_said_once(run_folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.tsv"
+    flags = ("--devices", "2")
+    for alpha, code, errors in (("0.001", 0, 0), ("0.01", 2, 1)):
+        done = subprocess.run(
+            command(run_folder, log, *flags, "--alpha", alpha, images=2, n=1008),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == code, done.stderr
+        assert len(done.stderr.splitlines()) == errors, done.stderr
 
 
 def namespaces_work() -> bool:

@@ -4,7 +4,8 @@
 same for all rows: {"schema": 1, "identity": {...}, "info": {...}}. The identity is everything that
 decides the rows (hashes of weights, noise and data, seed, alpha, n, ...) and must be the same for a
 log to be resumed; the info is for people and reports (versions, command, guarantee, notes) and
-stays as first written.
+stays as first written. Only the subset of images may grow: identity's "subset" and info's
+"subset_images" then become those of the larger one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -48,13 +49,18 @@ class CertificationLog:
 
     @classmethod
     def open(
-        cls, path: Path | str, identity: Mapping[str, Any], info: Mapping[str, Any]
+        cls,
+        path: Path | str,
+        identity: Mapping[str, Any],
+        info: Mapping[str, Any],
+        images: Collection[int] | None = None,
     ) -> CertificationLog:
         """Create a log, or resume one that has the same identity.
 
-        `identity` and `info` are JSON values. A torn last line, left by a killed run, is cut off
-        with a warning. Raises ConcertError if the log belongs to another run, is damaged, is in use
-        by another process or cannot be written.
+        `identity` and `info` are JSON values. `images`: the indices of identity's "subset", which
+        may differ from that of the log if they hold every index that the log has. A torn last line,
+        left by a killed run, is cut off with a warning. Raises ConcertError if the log was made
+        with other settings, is damaged, is in use by another process or cannot be written.
         """
         path = Path(path)
         text = json.dumps(
@@ -79,6 +85,12 @@ class CertificationLog:
                 log.warning("%s: cut off a torn last line, left by a killed run", path)
                 file.truncate(sum(len(line) + 1 for line in lines))
             done = {row["idx"] for row in rows}
+            check_subset(path, done, images, run["identity"], identity)
+            if run["identity"].get("subset") != identity.get("subset"):
+                run["identity"]["subset"] = identity.get("subset")
+                run["info"]["subset_images"] = info.get("subset_images")
+                grown = json.dumps(run, indent=2, ensure_ascii=False, allow_nan=False)
+                write_atomically(run_path(path), f"{grown}\n".encode())
             return cls(path, file, run, done)
         except OSError as error:
             file.close()
@@ -148,7 +160,9 @@ def _open_locked(path: Path) -> FileIO:
 
 
 def run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[str, Any]:
-    """The description of the log at `path`, if it is the run with this identity."""
+    """The description of the log at `path`, if it is the run with this identity, but for the
+    subset.
+    """
     remedy = f"give another --log, or delete {path}"
     if not content.startswith(HEADER + b"\n"):
         raise ConcertError(f"{path} is not a certification log of this version: {remedy}")
@@ -158,13 +172,31 @@ def run_to_resume(path: Path, content: bytes, identity: dict[str, Any]) -> dict[
         raise ConcertError(
             f"{path} cannot be resumed without {run_path(path).name}: {remedy}"
         ) from None
-    differences = list(_differences(run["identity"], identity))
+    there, here = ({**one, "subset": ""} for one in (run["identity"], identity))
+    differences = list(_differences(there, here))
     if differences:
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
         more = len(differences) - _SHOWN_DIFFERENCES
         rest = f"; and {more} more" if more > 0 else ""
-        raise ConcertError(f"{path} belongs to another run ({shown}{rest}): {remedy}")
+        raise ConcertError(f"{path} was made with other settings ({shown}{rest}): {remedy}")
     return run
+
+
+def check_subset(
+    path: Path,
+    logged: Collection[int],
+    images: Collection[int] | None,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+) -> None:
+    """Refuse to go on with a log of identity `there` that has rows outside of the images asked."""
+    if there.get("subset") == here.get("subset"):
+        return
+    if images is None or not set(logged) <= set(images):
+        raise ConcertError(
+            f"{path} has images of subset {there.get('subset')} that {here.get('subset')} does not "
+            "have: give another --log, or a subset that holds them all"
+        )
 
 
 def _differences(

@@ -1,7 +1,8 @@
 """The command-line tool: finds the command and turns errors into exit codes.
 
 What the user got wrong is one line on standard error and exit code 2; an interrupted run exits with
-130 and goes on when the same command is given again.
+130 and goes on when the same command is given again. A process that another one of ours has started
+leaves with 0 when it stops early, because any other code has Lightning kill all of them at once.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Final
 
-from concert.errors import INTERRUPTED, ConcertError, nearest
+from concert.errors import INTERRUPTED, ConcertError, TeamEndedError, nearest
 from concert.parsers import COMMANDS
+from concert.workers import is_worker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,26 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )
-    for noisy in (
-        "matplotlib",
-        "urllib3",
-        "httpx",
-        "fsspec",
-        "filelock",
-        "PIL",
-        "lightning_fabric",
-        "huggingface_hub",
-        "datasets",
-    ):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _quiet()
     warnings.filterwarnings("ignore", module="lightning_fabric|torch.*|jsonargparse.*")
     try:
         return _dispatch(argv)
     except ConcertError as error:
         if debug:
             raise
-        print(f"concert: error: {error}", file=sys.stderr)
-        return 2
+        if not (is_worker() and isinstance(error, TeamEndedError)):
+            print(f"concert: error: {error}", file=sys.stderr)
+        return 0 if is_worker() else 2
     except BrokenPipeError:
         return 1
     except OSError as error:
@@ -52,8 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"concert: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        if is_worker():
+            return 0
         print("concert: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+
+
+# Libraries that speak of their own affairs.
+_CHATTY: Final = (
+    "matplotlib",
+    "urllib3",
+    "httpx",
+    "fsspec",
+    "filelock",
+    "PIL",
+    "lightning_fabric",
+    "huggingface_hub",
+    "datasets",
+)
+
+
+def _quiet() -> None:
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -69,6 +83,7 @@ def _dispatch(argv: list[str]) -> int:
         raise ConcertError(nearest("command", argv[0], COMMANDS))
     # Imported here, so that --help does not wait for torch.
     command = import_module(f"concert.commands.{argv[0]}")
+    _quiet()  # again: some set their own level when they are imported
     parser = command.parser()
     rest = argv[1:]
     if argv[0] == "train":

@@ -17,6 +17,7 @@ from concert.config import (
     Recipe,
     TrainingSettings,
 )
+from concert.data import load_images
 from concert.errors import INTERRUPTED
 from concert.evaluation.certify import CertifySettings
 from concert.evaluation.report import write_report
@@ -49,6 +50,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
     settings = CertifySettings(subset="first:200", n=2_000)
     if quick:
         settings = replace(settings, subset="first:20", n=500)
+    images = load_images("digits", settings.split)
     logs = []
     for name, recipe in demo_recipes().items():
         run = out / name
@@ -60,7 +62,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
         console.rule(f"{name}: certifying held-out images")
         log_path = run / "certify.tsv"
         command = f"concert demo{' --quick' * quick} --out {out}"
-        certify_with_display(load(run), run, recipe.data, settings, log_path, console, command)
+        certify_with_display(load(run), run, images, settings, log_path, console, command)
         logs.append(read_log(log_path))
     files = write_report(logs, out / "report")
     console.rule("comparison")

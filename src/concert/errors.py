@@ -19,6 +19,10 @@ class ConcertError(Exception):
     """
 
 
+class TeamEndedError(ConcertError):
+    """Another process of the same job has ended, and has said why."""
+
+
 def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
     """The message for an unknown `name` of some `kind`, with the nearest valid one."""
     names = sorted(valid)

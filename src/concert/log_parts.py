@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from concert.certification_log import CertificationLog, run_to_resume
+from concert.certification_log import CertificationLog, check_subset, run_to_resume
 from concert.errors import ConcertError
 from concert.log_reading import HEADER, complete_lines, parse_rows, run_path
 from concert.records import COLUMNS
@@ -45,18 +45,19 @@ def shared_log(
         # The first process holds the log all the time, so that no other command writes it.
         whole = None
         if team.rank == 0:
-            whole = files.enter_context(CertificationLog.open(path, identity, info))
+            whole = files.enter_context(CertificationLog.open(path, identity, info, images))
         logged = set() if whole is None else whole.done
-        done = set().union(*team.gather(logged | set(_rows(path, identity))))
+        done = set().union(*team.gather(logged | set(_rows(path, identity, images))))
         todo = [index for index in images if index not in done]
         counted = len(images) - len(todo)
         if whole is not None and team.size == 1 and not existing_parts(path):
             yield whole, todo, counted
             return
-        part = files.enter_context(CertificationLog.open(_own_part(path, team), identity, info))
+        own = _own_part(path, team)
+        part = files.enter_context(CertificationLog.open(own, identity, info, images))
         yield part, todo[team.rank :: team.size], counted
         rows: dict[int, bytes] = {}
-        for some in team.gather(_rows(path, identity)):
+        for some in team.gather(_rows(path, identity, images)):
             rows |= some
         if whole is not None:
             for index in images:
@@ -82,7 +83,7 @@ def _own_part(path: Path, team: Team) -> Path:
     return path.with_name(f"{stem}.part{team.rank}of{team.size}.tsv")
 
 
-def _rows(path: Path, identity: Mapping[str, Any]) -> dict[int, bytes]:
+def _rows(path: Path, identity: Mapping[str, Any], images: Sequence[int]) -> dict[int, bytes]:
     """Image number -> line, of all parts of a log; refuses parts of another run."""
     rows: dict[int, bytes] = {}
     wanted = json.loads(json.dumps(identity))
@@ -90,8 +91,9 @@ def _rows(path: Path, identity: Mapping[str, Any]) -> dict[int, bytes]:
         content = part.read_bytes()
         if HEADER.startswith(content):  # killed before its first row
             continue
-        run_to_resume(part, content, wanted)
+        run = run_to_resume(part, content, wanted)
         lines, _ = complete_lines(content, ours=True)
         parsed = parse_rows(part, lines, COLUMNS)
+        check_subset(part, {row["idx"] for row in parsed}, images, run["identity"], wanted)
         rows |= {row["idx"]: line for row, line in zip(parsed, lines[1:], strict=True)}
     return rows

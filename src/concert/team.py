@@ -6,25 +6,47 @@ Python values, never tensors, and nothing while they work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import subprocess
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from concert.errors import ConcertError
+from concert.errors import ConcertError, TeamEndedError
+from concert.workers import end_workers, starting
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process's number, `rank`, among `size`, and its device."""
+    """This process's number, `rank`, among `size`, and its device; a context manager.
+
+    workers: the processes that this one has started. They stop at a safe point when the context
+    ends by an exception, and are waited for.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device | None = None
+    workers: tuple[subprocess.Popen[bytes], ...] = field(default=(), compare=False, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and self.size > 1 and torch.distributed.is_initialized():
+            # Or else a process that waits for this one's answer would never hear that none comes.
+            torch.distributed.destroy_process_group()
+        end_workers(self.workers, ask=error is not None)
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks; waits for all of them."""
@@ -34,7 +56,7 @@ class Team:
         try:
             torch.distributed.all_gather_object(values, value)
         except RuntimeError as error:
-            raise ConcertError(
+            raise TeamEndedError(
                 "another process has ended "
                 f"({str(error).strip().splitlines()[0]}); the same command goes on from here"
             ) from None
@@ -59,13 +81,19 @@ def make_fabric(
         ) from None
 
 
-def make_team(accelerator: str, devices: int, num_nodes: int) -> Team:
-    """Start the processes of a command; each of them returns from here."""
+def team_fabric(accelerator: str, devices: int, num_nodes: int) -> Fabric | None:
+    """What is to start the processes of a command, or None for one process alone."""
     for name, count in (("devices", devices), ("num_nodes", num_nodes)):
         if count < 1:
             raise ConcertError(f"--{name} must be at least 1, got {count}")
-    if devices * num_nodes == 1:
+    return None if devices * num_nodes == 1 else make_fabric(accelerator, devices, num_nodes)
+
+
+def launch(fabric: Fabric | None) -> Team:
+    """Start Fabric's processes; each of them returns from here."""
+    if fabric is None:
         return Team()
-    fabric = make_fabric(accelerator, devices, num_nodes)
-    fabric.launch()
-    return Team(fabric.global_rank, fabric.world_size, fabric.device)
+    with starting():
+        fabric.launch()
+    workers = tuple(getattr(fabric.strategy.launcher, "procs", ()))
+    return Team(fabric.global_rank, fabric.world_size, fabric.device, workers)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 import yaml
+from lightning_fabric import Fabric
 from torch import nn
 
 from concert.building import build_base, build_noise, build_objective, describe
@@ -30,7 +31,7 @@ from concert.noise import NoiseModel
 from concert.objectives import Objective
 from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
-from concert.team import make_fabric
+from concert.team import launch, make_fabric
 from concert.training_data import EntropySource
 from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer
 
@@ -77,14 +78,19 @@ class Watcher:
 def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     """Train `recipe` into the run folder `out`, or go on with what is there (Algorithm 1).
 
-    Returns True once the model is complete, False if the watcher ended the run early (its state is
-    saved). Raises ConcertError if `out` holds a run of another recipe.
+    Returns True once the model is complete, False if the watcher of one of the processes ended the
+    run early (its state is saved). Raises ConcertError if `out` holds a run of another recipe.
     """
-    settings, watcher = recipe.training, watcher or Watcher()
+    settings = recipe.training
     fabric = make_fabric(
         settings.accelerator, settings.devices, settings.num_nodes, settings.precision
     )
-    fabric.launch()
+    with launch(fabric):
+        return _train(recipe, out, watcher or Watcher(), fabric)
+
+
+def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
+    settings = recipe.training
     images = load_images(recipe.data.name, "train", recipe.data.path, recipe.data.size)
     chosen = torch.tensor(subset_indices(len(images), recipe.data.subset))
     objective = build_objective(recipe.objective)
@@ -101,7 +107,8 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
             f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "
             "noise.kind"
         )
-    if recipe.objective.name == "concert" and (objective_start(objective) >= settings.epochs):
+    trained = getattr(noise, "generator", None) is not None
+    if trained and objective_start(objective) >= settings.epochs:
         log.warning(
             "the generator is never trained: start_epoch %d is not reached in %d epochs",
             objective_start(objective),
@@ -167,7 +174,7 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
                 watcher.step(
                     StepProgress(state.epoch, settings.epochs, state.step, steps, state.current)
                 )
-            stop = watcher.should_stop()
+            stop = any_of(fabric, watcher.should_stop())
             due = time.monotonic() - saved > settings.checkpoint_seconds
             if state.step < steps and (stop or due):
                 if fabric.is_global_zero:
@@ -185,13 +192,21 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
             write_atomically(out / "metrics.csv", state.table())
             watcher.epoch(finished)
         saved = time.monotonic()
-        if state.epoch < settings.epochs and watcher.should_stop():
+        if state.epoch < settings.epochs and any_of(fabric, watcher.should_stop()):
             return False
     if fabric.is_global_zero:
         write_atomically(out / "metrics.csv", state.table())
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
+
+
+def any_of(fabric: Fabric, asked: bool) -> bool:
+    """Whether any process asks; all of them must call this at the same step."""
+    if fabric.world_size == 1:
+        return asked
+    votes: Any = fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), None, "sum")
+    return float(votes) > 0
 
 
 def objective_start(objective: Objective) -> int:

@@ -10,19 +10,24 @@ from typing import Any
 from rich.console import Console
 
 from concert.commands.loading import data_of, load_run
-from concert.config import DataSettings
 from concert.console import (
     LiveRow,
     StopSignal,
     make_console,
 )
-from concert.data import load_images
-from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data
+from concert.data import ImageSet, load_images
+from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
+from concert.evaluation.metrics import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+)
+from concert.log_reading import LoadedLog, read_log
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
 from concert.runs import read_description
 from concert.smoothing import SmoothedClassifier
-from concert.team import Team, make_team
+from concert.team import Team, launch, team_fabric
 
 
 def parser() -> Parser:
@@ -63,15 +68,34 @@ def run(options: Any, argv: list[str]) -> int:
     names = (entry.name for entry in fields(CertifySettings))
     settings = CertifySettings(**{name: getattr(options, name) for name in names})
     log_path = options.log or options.run / f"certify-n{settings.n}.tsv"
-    team = make_team(options.accelerator, options.devices, options.num_nodes)
-    smoothed = load_run(options, device=team.device)
-    console = make_console(quiet=team.rank > 0)
-    command = f"concert {shlex.join(argv)}"
-    certify_with_display(smoothed, options.run, data, settings, log_path, console, command, team)
-    console.print(f"log: {log_path}")
-    console.print(smoothed.noise.sentence_of(settings.certificate))
-    console.print(f"next: concert report {shlex.quote(str(log_path))}")
+    fabric = team_fabric(options.accelerator, options.devices, options.num_nodes)
+    smoothed = load_run(options, device=None if fabric is None else fabric.device)
+    images = load_images(data.name, settings.split, data.path, data.size)
+    # Checked by one process, before there are others to make the same complaint.
+    check_run(smoothed, description, images, settings)
+    with launch(fabric) as team:
+        console = make_console(quiet=team.rank > 0)
+        command = f"concert {shlex.join(argv)}"
+        certify_with_display(
+            smoothed, options.run, images, settings, log_path, console, command, team
+        )
+        if team.rank == 0:
+            console.print(summary(read_log(log_path)))
+        console.print(f"log: {log_path}")
+        console.print(f"next: concert report {shlex.quote(str(log_path))}")
     return 0
+
+
+def summary(log: LoadedLog) -> str:
+    """What a log says, in three lines: figures, certificate, guarantee."""
+    frame, info = log.frame, log.run["info"]
+    return (
+        f"{len(frame)} images of {info['data']}: {100 * certified_accuracy(frame, [0.0])[0]:.1f} % "
+        f"certified correctly, average certified radius {average_certified_radius(frame):.3f}, "
+        f"abstained {100 * abstention_rate(frame):.1f} %\n"
+        f"certificate {log.run['identity']['certificate']}, guarantee {info['guarantee']}\n"
+        f"{info['guarantee_sentence']}"
+    )
 
 
 class CertificationDisplay(LiveRow):
@@ -110,7 +134,7 @@ class CertificationDisplay(LiveRow):
 def certify_with_display(
     smoothed: SmoothedClassifier,
     run: Path,
-    data: DataSettings,
+    images: ImageSet,
     settings: CertifySettings,
     log_path: Path,
     console: Console,
@@ -119,6 +143,5 @@ def certify_with_display(
 ) -> None:
     """Certify with a live table on the console."""
     keep_large_blocks()
-    images = load_images(data.name, settings.split, data.path, data.size)
     with StopSignal() as stop, CertificationDisplay(console, stop) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command, team)

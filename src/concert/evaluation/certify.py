@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,6 +79,33 @@ def source_of(classifier: nn.Module) -> dict[str, str]:
     return {"classifier_source": hashlib.sha256(content).hexdigest()}
 
 
+def check_run(
+    smoothed: SmoothedClassifier,
+    description: Description,
+    images: ImageSet,
+    settings: CertifySettings,
+) -> None:
+    """Refuse settings that can never certify, and images that do not fit the model."""
+    settings.check(smoothed.noise)
+    if images.shape != description.shape:
+        raise ConcertError(
+            f"the model takes images of shape {description.shape} (channels, height, width), "
+            f"{images.name} has {images.shape}{resizing_hint(description.shape, images.shape)}"
+        )
+    if images.num_classes != description.num_classes:
+        raise ConcertError(
+            f"the model has {description.num_classes} classes, {images.name} has "
+            f"{images.num_classes}"
+        )
+    smoothed.noise.accept(images.images(subset_indices(len(images), settings.subset)[:1]))
+
+
+def resizing_hint(wanted: Sequence[int], shape: Sequence[int]) -> str:
+    """The flag that makes images of `shape` fit, where one does."""
+    fits = shape[0] == wanted[0] and wanted[1] == wanted[2]
+    return f": resize them with --data.size {wanted[1]}" if fits else ""
+
+
 def certify_data(
     smoothed: SmoothedClassifier,
     run: Path,
@@ -97,24 +124,13 @@ def certify_data(
     images that do not fit the model; and for a log of another run.
     """
     team = team or Team()
-    settings.check(smoothed.noise)
     description, weights = read_description(run)
-    if images.shape != description.shape:
-        raise ConcertError(
-            f"the model takes images of shape {description.shape} (channels, height, width), "
-            f"{images.name} has {images.shape}"
-        )
-    if images.num_classes != description.num_classes:
-        raise ConcertError(
-            f"the model has {description.num_classes} classes, {images.name} has "
-            f"{images.num_classes}"
-        )
+    check_run(smoothed, description, images, settings)
     content = weights_file(smoothed.classifier, smoothed.noise)
     if hashlib.sha256(content).hexdigest() != weights:
         raise ConcertError(f"the model given is not the one in {run}: load it from there")
     indices = subset_indices(len(images), settings.subset)
     certificate = settings.certificate_of(smoothed.noise)
-    smoothed.noise.accept(images.images(indices[:1]))
     sampler = smoothed.sampler(images.shape)
     identity = {
         "concert": version("concert-smoothing"),
