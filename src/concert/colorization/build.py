@@ -77,10 +77,10 @@ def build_colorizer(
 
 @torch.no_grad()
 def check_colorizer(colorizer: nn.Module, name: str) -> int:
-    """The Q of a colorizer; warns if the entropies of a probe picture are not those of a trained network.
+    """The Q of a colorizer; logs a warning if it looks untrained.
 
-    They must lie inside (0, log Q) and vary over the picture. Some published conversions hold a
-    head for the distribution that was never trained: its maps would look like maps.
+    The entropies of a probe picture must lie inside (0, log Q) and vary. Some published conversions
+    may hold a head for the distribution that was never trained: its maps would look like maps.
 
     Raises:
         ConcertError: if the colorizer fails or gives no distributions for 4 x 4 cells.
@@ -98,11 +98,11 @@ def check_colorizer(colorizer: nn.Module, name: str) -> int:
             "see build_colorizer for its inputs"
         ) from error
     cells = PROBE_SIZE // STRIDE
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or logits.ndim != 4 or shape != (1, shape[1], cells, cells):
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else (type(logits).__name__,)
+    if shape[:1] + shape[2:] != (1, cells, cells):
         raise ConcertError(
-            f"the colorizer '{name}' gives {shape} for 64 x 64 pixels: it must give logits "
-            f"(1, Q, {cells}, {cells})"
+            f"the colorizer '{name}' gives {shape} for {PROBE_SIZE} x {PROBE_SIZE} pixels: it must "
+            f"give logits (1, Q, {cells}, {cells})"
         )
     entropies = color_entropy(logits)
     low, high, most = float(entropies.min()), float(entropies.max()), log(logits.shape[1])

@@ -58,16 +58,19 @@ def load_published(name_or_path: str | Path, mask_center: float = 0.0) -> Siggra
     content = _download(name) if name in RELEASES else _read(Path(name))
     state = read_state(content, name)
     colorizer: Siggraph17 | Eccv16
-    if RELEASES["siggraph17"].mark in state:
-        colorizer = Siggraph17(mask_center)
-    elif RELEASES["eccv16"].mark in state:
-        if mask_center != 0:
-            raise ConcertError("eccv16 has no mask: leave out mask_center")
-        colorizer = Eccv16()
-    else:
-        raise ConcertError(
-            f"'{name}' holds the weights of neither siggraph17 nor eccv16: give one of their files"
-        )
+    # On the meta device no time goes into random weights.
+    with torch.device("meta"):
+        if RELEASES["siggraph17"].mark in state:
+            colorizer = Siggraph17(mask_center)
+        elif RELEASES["eccv16"].mark in state:
+            colorizer = Eccv16()
+        else:
+            raise ConcertError(
+                f"'{name}' holds the weights of neither siggraph17 nor eccv16: "
+                "give a file of one of them"
+            )
+    if mask_center and isinstance(colorizer, Eccv16):
+        raise ConcertError("eccv16 has no mask: leave out mask_center")
     fill(colorizer, state, name)
     digest = hashlib.sha256(content).hexdigest()
     # Another centre gives other maps, so it must not share a cache.
@@ -98,25 +101,25 @@ def read_state(content: bytes, name: str) -> dict[str, Tensor]:
 
 
 def fill(colorizer: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Put `state` into `colorizer`; its names and shapes must be those of the network."""
+    """Make `state`, in float32, the tensors of `colorizer`: its names and shapes must be these."""
     expected = colorizer.state_dict()
     # Files from before PyTorch 0.4.1 lack these counters, which evaluation does not use.
-    counters = {key: value for key, value in expected.items() if key.endswith("batches_tracked")}
+    counters = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
     state = {**counters, **state}
     for key in sorted(expected.keys() | state.keys()):
-        here, there = expected.get(key), state.get(key)
-        if here is None or there is None or here.shape != there.shape:
+        sizes = [
+            list(tensors[key].shape) if key in tensors else "none" for tensors in (state, expected)
+        ]
+        if sizes[0] != sizes[1]:
             kind = type(colorizer).__name__.lower()
-            sizes = [
-                str(list(value.shape)) if value is not None else "none" for value in (there, here)
-            ]
             raise ConcertError(
-                f"'{name}' does not fit {kind}: it has {sizes[0]} for {key}, the network "
+                f"'{name}' does not fit {kind}: it has {sizes[0]} for {key}, the network has "
                 f"{sizes[1]}: give the published file"
             )
-        if not bool(there.isfinite().all()):
+        if not bool(state[key].isfinite().all()):
             raise ConcertError(f"'{name}' holds weights that are not finite: fetch it again")
-    colorizer.load_state_dict(state)
+    floats = {k: v if k in counters else v.float() for k, v in state.items()}
+    colorizer.load_state_dict(floats, assign=True)
 
 
 def _read(path: Path) -> bytes:
