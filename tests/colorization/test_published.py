@@ -211,7 +211,7 @@ def test_siggraph17_sees_the_inputs_of_both_conventions(states, mask_center) -> 
     with torch.no_grad():
         logits, ab = Reference(states["siggraph17"]).siggraph17(*seen)
         torch.testing.assert_close(network(lightness, hints, mask), logits, rtol=1e-4, atol=1e-4)
-        colors = network.colorize(lightness, hints, mask)
+        colors = network.colors(lightness, hints, mask)
     torch.testing.assert_close(colors, ab, rtol=1e-4, atol=1e-2)
     assert colors.std() > 1
 
@@ -222,7 +222,7 @@ def test_eccv16_computes_what_is_published(states, networks) -> None:
     with torch.no_grad():
         logits, ab = Reference(states["eccv16"]).eccv16((lightness - 50) / 100)
         found = networks["eccv16"](lightness, hints, none)
-        colors = networks["eccv16"].colorize(lightness, hints, none)
+        colors = networks["eccv16"].colors(lightness, hints, none)
     torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(colors, ab, rtol=1e-4, atol=1e-2)
 
@@ -243,13 +243,13 @@ def test_sizes_that_are_no_multiples_of_eight_are_padded(networks, name, size) -
     logits = network(*values)
     assert logits.shape == (2, network.bins, *cells)
     torch.testing.assert_close(logits, network(*padded)[..., : cells[0], : cells[1]])
-    assert network.colorize(*values).shape == (2, 2, *size)
+    assert network.colors(*values).shape == (2, 2, *size)
 
 
 def test_gradients_reach_hints_and_mask_of_siggraph17(networks) -> None:
     values = [value.requires_grad_() for value in inputs(16, 16)]
     network = networks["siggraph17"]
-    (network(*values).square().mean() + network.colorize(*values).mean()).backward()
+    (network(*values).square().mean() + network.colors(*values).mean()).backward()
     assert all((value.grad != 0).any() and value.grad.isfinite().all() for value in values)
 
 

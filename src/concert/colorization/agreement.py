@@ -1,10 +1,9 @@
 """Do the entropies of two colorizers agree?
 
-    python -m concert.colorization.agreement FIRST SECOND --cifar10 DIR --photos FILE --mnist FILE \\
-        --out FILE
+    python -m concert.colorization.agreement FIRST SECOND [--cifar10 DIR] [--out FILE] ...
 
-FIRST and SECOND are names or weights files. On images that neither was fitted to, without hints,
-the Spearman correlation between their entropies of the same 4 x 4 cells:
+FIRST and SECOND are names or weights files of colorizers. On images that neither was fitted to,
+without hints, the Spearman correlation between their entropies of the same 4 x 4 cells:
 
 - *mean*: within each image, then over images, with the 95 % normal interval of the mean. The noise
   model uses the order within an image, so this is the figure that counts.
@@ -31,7 +30,7 @@ from concert.tool import run_tool
 
 
 def agreement(
-    first: nn.Module, second: nn.Module, images: Tensor, batch_size: int = 50
+    first: nn.Module, second: nn.Module, images: Tensor, batch_size: int = 20
 ) -> dict[str, float]:
     """The figures of the module's docstring for at least two uint8 images (N, C, H, W)."""
     cells = [all_entropies(colorizer, images, batch_size) for colorizer in (first, second)]
@@ -70,19 +69,16 @@ def main(
     out: Path | None = None,
 ) -> str:
     """The agreement of two colorizers as JSON, also written to `out`."""
-    colorizers = [build_colorizer(name) for name in (first, second)]
+    pair = build_colorizer(first), build_colorizer(second)
     sources = {
         "cifar10_test": stack(read_pictures(cifar10 / "test.parquet")),
         "photos_held_out": center_crops(held_out(read_pictures(photos))[1], 256, 224),
         "mnist_test": stack(read_pictures(mnist))[:, :1],
     }
     result = {
-        "first": str(colorizers[0].fingerprint),
-        "second": str(colorizers[1].fingerprint),
-        **{
-            name: agreement(*colorizers, images, batch_size=5 if images.shape[-1] > 100 else 250)
-            for name, images in sources.items()
-        },
+        "first": str(pair[0].fingerprint),
+        "second": str(pair[1].fingerprint),
+        **{name: agreement(*pair, images) for name, images in sources.items()},
     }
     text = json.dumps(result, indent=2)
     if out is not None:

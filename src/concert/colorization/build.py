@@ -36,7 +36,7 @@ def build_colorizer(
     It maps lightness (B, 1, H, W) in [0, 100], hints (B, 2, H, W) in [-110, 110] and a mask
     (B, 1, H, W) in [0, 1] to logits (B, Q, ceil(H / 4), ceil(W / 4)). It has the attributes
     `fingerprint`, by which cached maps are told apart, and `bins`, its Q. Those of the package also
-    have `takes_hints`, and a method `colorize` from the same inputs to colours ab (B, 2, H, W). A
+    have `takes_hints`, and a method `colors` from the same inputs to colours ab (B, 2, H, W). A
     warning is logged if its entropies cannot be those of a trained network.
 
     Args:

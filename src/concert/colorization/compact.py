@@ -101,7 +101,7 @@ class CompactColorizer(nn.Module):
         logits: Tensor = self.head(cells)
         return logits
 
-    def colorize(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+    def colors(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
         """The mean colour ab (B, 2, H, W) of every cell's distribution, bilinearly enlarged."""
         probabilities = self.forward(lightness, hints, mask).softmax(dim=1)
         return enlarge(decode_ab(probabilities), *lightness.shape[-2:])

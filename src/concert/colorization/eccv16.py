@@ -68,7 +68,7 @@ class Eccv16(nn.Module):
         logits = self.model8(self.model7(self.model6(self.model5(features))))
         return crop_cells(logits, *lightness.shape[-2:])
 
-    def colorize(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+    def colors(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
         """The mean colour ab (B, 2, H, W) of every cell's distribution, bilinearly enlarged."""
         probabilities = self.forward(lightness, hints, mask).softmax(dim=1)
         ab = self.model_out(probabilities) * AB_LIMIT

@@ -1,10 +1,10 @@
 """Pictures of entropy maps, as docs/colorizer.md shows them.
 
-    python -m concert.colorization.gallery --second FILE --cifar10 DIR --mnist FILE --out DIR
+    python -m concert.colorization.gallery SECOND [--cifar10 DIR] [--mnist FILE] [--out DIR]
 
 OUT receives entropy-photographs.png (scikit-learn's two), entropy-cifar10.png and
-entropy-digits.png: the images, their maps by the shipped colorizer, and by a second one with the
-rank correlation of the two maps.
+entropy-digits.png: the images, their maps by the shipped colorizer, and by a second one (a weights
+file) with the rank correlation of the two.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def gallery(images: Tensor, colorizers: Sequence[nn.Module], names: Sequence[str
     cell = 7.0 / count
     rows = len(colorizers) + 1
     size = (7.6, rows * (cell * height / width + 0.25))
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure = Figure(figsize=size, dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, count, squeeze=False)
     entropies = [all_entropies(colorizer, images, batch_size=count) for colorizer in colorizers]
@@ -67,7 +67,7 @@ def gallery(images: Tensor, colorizers: Sequence[nn.Module], names: Sequence[str
     for row, name in enumerate(("image", *names)):
         axes[row, 0].set_ylabel(name, fontsize=7)
     assert shown is not None
-    bar = figure.colorbar(shown, ax=axes[1:].tolist(), ticks=[0, 1], aspect=30, pad=0.01)
+    bar = figure.colorbar(shown, ax=axes[1:].ravel().tolist(), ticks=[0, 1], aspect=30, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     content = BytesIO()
     figure.savefig(content, format="png")

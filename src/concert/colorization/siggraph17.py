@@ -68,7 +68,7 @@ class Siggraph17(nn.Module):
         _, _, conv8 = self._trunk(lightness, hints, mask)
         return crop_cells(self.model_class(conv8), *lightness.shape[-2:])
 
-    def colorize(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+    def colors(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
         """The colours ab (B, 2, H, W) in [-110, 110] that the network regresses."""
         conv1, conv2, conv8 = self._trunk(lightness, hints, mask)
         conv9 = self.model9(self.model9up(conv8) + self.model2short9(conv2))
