@@ -55,9 +55,9 @@ def gallery(images: Tensor, colorizers: Sequence[nn.Module], names: Sequence[str
     shown = None
     for column in range(count):
         pixels = images[column].expand(3, -1, -1).movedim(0, -1)
-        axes[0, column].imshow(pixels)
+        axes[0, column].imshow(pixels.numpy())
         for row, values in enumerate(maps, start=1):
-            shown = axes[row, column].imshow(values[column], cmap="magma", vmin=0, vmax=1)
+            shown = axes[row, column].imshow(values[column].numpy(), cmap="magma", vmin=0, vmax=1)
             if row > 1:
                 pair = (entropies[0][column, None], entropies[row - 1][column, None])
                 title = f"{spearman(*pair)[0]:.2f}"
