@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     "README.md",
     "docs/certificates.md",
+    "docs/colorizer.md",
     "docs/errata.md",
     "docs/equations.md",
     "docs/logs.md",

@@ -176,7 +176,9 @@ class Recipe:
         noise: the noise model.
         objective: the training objective.
         training: the training loop.
-        colorizer: compact (shipped) or a weights file; gives the entropy maps.
+        colorizer: gives the entropy maps: compact (shipped), siggraph17 or eccv16 (downloaded), a
+            weights file of one of these, or the import path of a torch module of your own.
+        colorizer_args: mask_center of siggraph17, or the constructor arguments of your own module.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -185,6 +187,7 @@ class Recipe:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     colorizer: str = "compact"
+    colorizer_args: dict[str, Any] | None = None
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from concert.colorization import EntropyMaps, cached_entropy_maps, entropy_map, load_colorizer
+from concert.colorization import EntropyMaps, build_colorizer, cached_entropy_maps, entropy_map
 from concert.config import Recipe
 from concert.data import ImageSet
 
@@ -21,7 +21,9 @@ class EntropySource:
         self.maps: EntropyMaps | None = None
         self.inputs: dict[str, str] = {}
         if self.needed:
-            self.colorizer = load_colorizer(recipe.colorizer).to(device)
+            # A recipe is the user's own, so the class that it names is trusted.
+            colorizer = build_colorizer(recipe.colorizer, recipe.colorizer_args, trust=True)
+            self.colorizer = colorizer.to(device)
             self.inputs["colorizer"] = str(self.colorizer.fingerprint)
             # A crop of a photograph on disk is not a crop of the stored image, so a stored map does
             # not fit it.

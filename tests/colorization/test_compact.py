@@ -78,6 +78,17 @@ def test_a_hint_moves_the_colours_towards_it(colorizer) -> None:
     assert means[1] - means[0] > 10
 
 
+def test_colours_are_the_means_of_the_distributions(colorizer) -> None:
+    values = inputs(2, 33, 45)
+    ab = colorizer.colors(*values)
+    assert ab.shape == (2, 2, 33, 45)
+    means = decode_ab(colorizer(*values).softmax(dim=1))
+    # The pixels 5/8 and 7/8 of the way from one cell's middle to the next, and the corner.
+    torch.testing.assert_close(ab[..., 0, 0], means[..., 0, 0])
+    torch.testing.assert_close(ab[..., 0, 4], (3 * means[..., 0, 0] + 5 * means[..., 0, 1]) / 8)
+    torch.testing.assert_close(ab[..., 5, 0], (means[..., 0, 0] + 7 * means[..., 1, 0]) / 8)
+
+
 def test_gradients_reach_hints_and_mask(colorizer) -> None:
     lightness, hints, mask = (value.requires_grad_() for value in inputs(1, 16, 16))
     colorizer(lightness, hints, mask).square().mean().backward()

@@ -175,11 +175,11 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch) -> None:
     assert card["initial"] is None
     assert load_colorizer(out / "compact.safetensors").fingerprint == card["sha256"]
     again = f"{command}-2 {settings} --initial {out / 'compact.safetensors'} --statistics-crops 4"
-    monkeypatch.setattr(sys, "argv", again.split())
+    monkeypatch.setattr(sys, "argv", [*again.split(), "--stop", "1", "--log-every", "1"])
     module.main()
-    assert (
-        json.loads((tmp_path / "out-2" / "compact.json").read_text())["initial"] == card["sha256"]
-    )
+    second = json.loads((tmp_path / "out-2" / "compact.json").read_text())
+    assert (second["initial"], second["stop"]) == (card["sha256"], 1)
+    assert len((tmp_path / "out-2" / "fit.csv").read_text().splitlines()) == 2
 
 
 def test_undoing_the_rebalancing_gives_the_natural_distribution_back() -> None:

@@ -20,6 +20,30 @@ REFERENCE = [
 ]
 
 
+# With the paper's constants, which differ where a channel is dark. The matrix is scikit-image's.
+PAPER = [
+    *(row for row in REFERENCE if row[0] != (0.01, 0.01, 0.01)),
+    ((0.01, 0.01, 0.01), (0.6991486068111463, -4.438856789079626e-05, 8.413854877820093e-05)),
+]
+MATRIX = [
+    [0.412453, 0.35758, 0.180423],
+    [0.212671, 0.71516, 0.072169],
+    [0.019334, 0.119193, 0.950227],
+]
+WHITE = [0.95047, 1.0, 1.08883]
+
+
+def paper_lab(rgb):
+    """Eqs. 27 and 29 to 32 of (..., 3), with epsilon = 0.008856 and kappa = 903.3.
+
+    They start from linear light: the gamma expansion of sRGB comes first.
+    """
+    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = linear @ torch.tensor(MATRIX, dtype=rgb.dtype).T / torch.tensor(WHITE, dtype=rgb.dtype)
+    x, y, z = torch.where(xyz > 0.008856, xyz ** (1 / 3), (903.3 * xyz + 16) / 116).unbind(-1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-1)
+
+
 def pixel(values, dtype=torch.float64):
     return torch.tensor(values, dtype=dtype).reshape(1, -1, 1, 1)
 
@@ -27,6 +51,23 @@ def pixel(values, dtype=torch.float64):
 @pytest.mark.parametrize(("rgb", "lab"), REFERENCE)
 def test_rgb_to_lab_agrees_with_scikit_image(rgb, lab) -> None:
     torch.testing.assert_close(rgb_to_lab(pixel(rgb)), pixel(lab), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("rgb", "lab"), PAPER)
+def test_the_paper_s_constants_give_the_same_to_four_digits(rgb, lab) -> None:
+    colour = torch.tensor(rgb, dtype=torch.float64)
+    expected = torch.tensor(lab, dtype=torch.float64)
+    torch.testing.assert_close(paper_lab(colour), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(rgb_to_lab(pixel(rgb)).flatten(), expected, rtol=0, atol=1e-4)
+
+
+def test_every_colour_agrees_with_the_paper_s_constants() -> None:
+    axis = torch.linspace(0, 1, 18, dtype=torch.float64) ** 2
+    colours = torch.cartesian_prod(axis, axis, axis)
+    images = colours.T.reshape(1, 3, 1, -1)
+    found = rgb_to_lab(images)[0, :, 0].T
+    most = (found - paper_lab(colours)).abs().amax(dim=0)
+    assert (most < torch.tensor([7.1e-5, 3.1e-4, 1.3e-4])).all()
 
 
 @pytest.mark.parametrize(("rgb", "lab"), REFERENCE)
@@ -53,6 +94,40 @@ def test_gradients_are_finite_at_black_and_right_elsewhere() -> None:
     assert black.grad.isfinite().all()
     colour = pixel((0.3, 0.6, 0.2)).requires_grad_()
     assert torch.autograd.gradcheck(rgb_to_lab, colour)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "rgb",
+    [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.0, 1e-8), (-0.2, 0.5, 1.4), (-1.0, -1.0, -1.0)],
+)
+def test_gradients_of_lab_are_finite_for_noisy_images(rgb, dtype) -> None:
+    colour = pixel(rgb, dtype).requires_grad_()
+    for channel in rgb_to_lab(colour).flatten():
+        (gradient,) = torch.autograd.grad(channel, colour, retain_graph=True)
+        assert channel.isfinite()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "lab",
+    [
+        (0.0, 0.0, 0.0),
+        (0.0, 60.0, -60.0),
+        (5.0, -110.0, 110.0),
+        (50.0, -110.0, -110.0),
+        (100.0, 110.0, 110.0),
+        (-5.0, 0.0, 0.0),
+        (120.0, 0.0, 0.0),
+    ],
+)
+def test_gradients_of_rgb_are_finite_at_black_and_out_of_gamut(lab, dtype) -> None:
+    colour = pixel(lab, dtype).requires_grad_()
+    for channel in lab_to_rgb(colour).flatten():
+        (gradient,) = torch.autograd.grad(channel, colour, retain_graph=True)
+        assert channel.isfinite()
+        assert gradient.isfinite().all()
 
 
 def test_grey_images_have_no_colour() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from concert.classifiers.lenet import LeNet
 from concert.classifiers.normalize import Normalize
 from concert.classifiers.resnet50 import ResNet50
 from concert.errors import ConcertError, nearest
+from concert.importing import construct, import_module_class
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
@@ -49,62 +49,14 @@ def build_classifier(
         )
     arguments = dict(init_args or {})
     if "." in name:
-        network = _construct(name, _import_class(name, trust), arguments)
+        network = construct(
+            "classifier", name, import_module_class("classifier", name, trust), arguments
+        )
     elif name in CLASSIFIERS:
         arguments = {"num_classes": num_classes, "in_channels": in_channels, **arguments}
-        network = _construct(name, CLASSIFIERS[name], arguments)
+        network = construct("classifier", name, CLASSIFIERS[name], arguments)
     else:
         raise ConcertError(nearest("classifier", name, CLASSIFIERS))
     if mean is None or std is None:
         return network
     return nn.Sequential(Normalize(mean, std), network)
-
-
-def _import_class(path: str, trust: bool) -> Callable[..., nn.Module]:
-    """The `nn.Module` class at an import path."""
-    if not path.startswith("concert.") and not trust:
-        raise ConcertError(
-            f"'{path}' is code from outside concert: if you trust it, say so with --trust "
-            "(trust=True in Python)"
-        )
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    # Importing runs the module, which may fail in any way.
-    except Exception as error:
-        raise ConcertError(
-            f"cannot import '{module_name}' ({_one_line(error)}): check the path and that it is "
-            "installed or in PYTHONPATH"
-        ) from error
-    if not hasattr(module, class_name):
-        classes = [n for n, value in vars(module).items() if _is_module_class(value)]
-        raise ConcertError(f"in {module_name}: {nearest('classifier', class_name, classes)}")
-    found = getattr(module, class_name)
-    if not _is_module_class(found):
-        raise ConcertError(f"'{path}' is not a torch.nn.Module class: name one that is")
-    constructor: Callable[..., nn.Module] = found
-    return constructor
-
-
-def _construct(
-    name: str, constructor: Callable[..., nn.Module], arguments: Mapping[str, Any]
-) -> nn.Module:
-    try:
-        return constructor(**arguments)
-    except ConcertError:
-        raise
-    # A class of the user may fail in any way.
-    except Exception as error:
-        raise ConcertError(
-            f"cannot construct classifier '{name}' with arguments {dict(arguments)}: "
-            f"{_one_line(error)}"
-        ) from error
-
-
-def _is_module_class(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, nn.Module)
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concert.colorization.lab import AB_BINS, AB_LIMIT
+from concert.colorization.lab import AB_BINS, AB_LIMIT, decode_ab
+from concert.colorization.layers import STRIDE, enlarge
 from concert.errors import ConcertError, nearest
 
 ARCHITECTURE = "concert-compact-colorizer-1"
 SHIPPED = "compact"
-STRIDE = 4
 
 
 def convolution(
@@ -55,6 +55,9 @@ class CompactColorizer(nn.Module):
 
     `fingerprint` is the SHA-256 of the weights file it was loaded from, "" before that.
     """
+
+    bins = AB_BINS
+    takes_hints = True
 
     def __init__(self, width: int = 96) -> None:
         super().__init__()
@@ -97,6 +100,11 @@ class CompactColorizer(nn.Module):
             cells = cells + block(cells)
         logits: Tensor = self.head(cells)
         return logits
+
+    def colors(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+        """The mean colour ab (B, 2, H, W) of every cell's distribution, bilinearly enlarged."""
+        probabilities = self.forward(lightness, hints, mask).softmax(dim=1)
+        return enlarge(decode_ab(probabilities), *lightness.shape[-2:])
 
 
 def save_colorizer(colorizer: CompactColorizer) -> bytes:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concert.colorization.compact import STRIDE
 from concert.colorization.lab import AB_BINS, rgb_to_lab
+from concert.colorization.layers import STRIDE
 from concert.data.cache import cache_folder
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -133,7 +133,7 @@ def cached_entropy_maps(
 
     Args:
         image_set: images of one size.
-        colorizer: as for `entropy_map`, with the attribute `fingerprint`.
+        colorizer: as for `entropy_map`, with the attribute `fingerprint`, and `bins` unless 529.
         cache_dir: default is the environment's CONCERT_CACHE, else ~/.cache/concert.
         batch_size: images at a time; it changes speed and memory only.
 
@@ -144,13 +144,14 @@ def cached_entropy_maps(
     fingerprint = str(getattr(colorizer, "fingerprint", ""))
     if not fingerprint:
         raise ConcertError(
-            "a colorizer without a fingerprint has no cache: load it with load_colorizer"
+            "a colorizer without a fingerprint has no cache: load it with build_colorizer"
         )
     folder = cache_dir or cache_folder()
     name = f"entropy-{MAP_VERSION}-{fingerprint[:24]}-{image_set.fingerprint[:24]}.npy"
     height, width = image_set.images([0]).shape[-2:]
     shape = (len(image_set), 1, -(-height // STRIDE), -(-width // STRIDE))
-    entropies = _load(folder / name, shape)
+    most = log(getattr(colorizer, "bins", AB_BINS))
+    entropies = _load(folder / name, shape, most)
     if entropies is None:
         entropies = _compute(image_set, colorizer, shape, batch_size)
         _store(folder / name, entropies)
@@ -160,7 +161,7 @@ def cached_entropy_maps(
 def _compute(
     image_set: Images, colorizer: nn.Module, shape: tuple[int, ...], batch_size: int
 ) -> npt.NDArray[np.float32]:
-    device = next(colorizer.parameters()).device
+    device = next((p.device for p in colorizer.parameters()), torch.device("cpu"))
     entropies = np.empty(shape, dtype=np.float32)
     for start in range(0, len(image_set), batch_size):
         stop = min(start + batch_size, len(image_set))
@@ -171,7 +172,7 @@ def _compute(
     return entropies
 
 
-def _load(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
+def _load(path: Path, shape: tuple[int, ...], most: float) -> npt.NDArray[np.float32] | None:
     try:
         entropies: npt.NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -180,7 +181,7 @@ def _load(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
         logger.warning("the cache file %s is damaged and is computed again", path)
         return None
     sound = entropies.shape == shape and entropies.dtype == np.float32
-    if not (sound and entropies.min() >= -1e-3 and entropies.max() <= log(AB_BINS) + 1e-3):
+    if not (sound and entropies.min() >= -1e-3 and entropies.max() <= most + 1e-3):
         logger.warning("the cache file %s holds no entropy maps and is computed again", path)
         return None
     return entropies

@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument(
         "--natural-prior", action="store_true", help="take the rebalancing out of the result"
     )
+    parser.add_argument("--stop", type=int, help="step to end at, before the recipe's last")
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     arguments = vars(parser.parse_args())
@@ -207,11 +208,12 @@ def main() -> None:
     out: Path = arguments.pop("out")
     source: Path | None = arguments.pop("initial")
     natural_prior: bool = arguments.pop("natural_prior")
+    stop: int | None = arguments.pop("stop")
     initial = None if source is None else load_colorizer(source)
     recipe = Recipe(**arguments)
     images = stack(read_pictures(paths["cifar10"]))
     photos, _ = held_out(read_pictures(paths["photos"]))
-    colorizer = fit(recipe, images, photos, out, initial=initial)
+    colorizer = fit(recipe, images, photos, out, stop, initial)
     if natural_prior:
         undo_rebalancing(colorizer, loss_weights(recipe, images, photos))
     content = save_colorizer(colorizer)
@@ -220,6 +222,7 @@ def main() -> None:
         "sha256": sha256(content).hexdigest(),
         "initial": None if initial is None else initial.fingerprint,
         "natural_prior": natural_prior,
+        **({} if stop is None else {"stop": stop}),
         "recipe": asdict(recipe),
         "data": {name: sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
     }

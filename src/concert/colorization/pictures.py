@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from concert.colorization.compact import STRIDE
 from concert.colorization.lab import AB_BINS, AB_SIDE, encode_ab, rgb_to_lab
+from concert.colorization.layers import STRIDE
 from concert.errors import ConcertError
 
 HELD_OUT_EVERY = 8

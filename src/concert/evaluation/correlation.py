@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from concert.colorization import entropy_map, load_colorizer
+from concert.colorization import build_colorizer, entropy_map
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.files import write_atomically
@@ -123,7 +123,7 @@ def main(
 ) -> str:
     """The correlation of a run's maps as JSON, also written to `out`."""
     name, chosen = chosen_images(run, data, subset)
-    result = map_correlation(load(run), chosen, load_colorizer(colorizer), draws)
+    result = map_correlation(load(run), chosen, build_colorizer(colorizer), draws)
     text = json.dumps({"data": name, "subset": subset, **asdict(result)}, indent=2)
     if out is not None:
         write_atomically(out, text + "\n")

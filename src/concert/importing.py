@@ -1,0 +1,66 @@
+"""Classes of the user, named by import path."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from concert.errors import ConcertError, nearest
+
+
+def import_module_class(kind: str, path: str, trust: bool) -> Callable[..., nn.Module]:
+    """The `nn.Module` class at an import path, for messages a `kind` such as "classifier".
+
+    Raises ConcertError if it does not exist or is no such class, or if it is code from outside
+    `concert` without `trust`.
+    """
+    if not path.startswith("concert.") and not trust:
+        raise ConcertError(
+            f"'{path}' is code from outside concert: if you trust it, say so with --trust "
+            "(trust=True in Python)"
+        )
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    # Importing runs the module, which may fail in any way.
+    except Exception as error:
+        raise ConcertError(
+            f"cannot import '{module_name}' ({one_line(error)}): check the path and that it is "
+            "installed or in PYTHONPATH"
+        ) from error
+    if not hasattr(module, class_name):
+        classes = [n for n, value in vars(module).items() if _is_module_class(value)]
+        raise ConcertError(f"in {module_name}: {nearest(kind, class_name, classes)}")
+    found = getattr(module, class_name)
+    if not _is_module_class(found):
+        raise ConcertError(f"'{path}' is not a torch.nn.Module class: name one that is")
+    constructor: Callable[..., nn.Module] = found
+    return constructor
+
+
+def construct(
+    kind: str, name: str, constructor: Callable[..., nn.Module], arguments: Mapping[str, Any]
+) -> nn.Module:
+    """`constructor(**arguments)`, whatever goes wrong in it as one line."""
+    try:
+        return constructor(**arguments)
+    except ConcertError:
+        raise
+    # A class of the user may fail in any way.
+    except Exception as error:
+        raise ConcertError(
+            f"cannot construct {kind} '{name}' with arguments {dict(arguments)}: {one_line(error)}"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _is_module_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
