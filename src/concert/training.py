@@ -27,7 +27,6 @@ from concert.generator import multiply_adds
 from concert.inference import check_classifier
 from concert.memory import channels_last
 from concert.noise import NoiseModel
-from concert.objectives import Objective
 from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
 from concert.team import make_fabric
@@ -96,15 +95,12 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
-    if getattr(objective, "stability", 0.0) > 0 and noise.kind != "queried":
-        raise ConcertError(
-            f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "
-            "noise.kind"
-        )
-    if recipe.objective.name == "concert" and (objective_start(objective) >= settings.epochs):
+    objective.check(noise)
+    if objective.start_epoch >= settings.epochs:
         log.warning(
-            "the generator is never trained: start_epoch %d is not reached in %d epochs",
-            objective_start(objective),
+            "only the classification loss is trained: objective.start_epoch %d is not reached in "
+            "%d epochs",
+            objective.start_epoch,
             settings.epochs,
         )
     if fabric.is_global_zero:
@@ -117,7 +113,7 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
-        for method in ("copies", "instability"):
+        for method in ("copies", "copies_from", "instability"):
             g.mark_forward_method(method)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs}
@@ -192,11 +188,6 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
-
-
-def objective_start(objective: Objective) -> int:
-    """The epoch from which a generator is trained; 0 for objectives without a lazy start."""
-    return int(getattr(objective, "start_epoch", 0))
 
 
 @contextmanager

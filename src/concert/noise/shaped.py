@@ -180,17 +180,23 @@ class QueriedNoise(NoiseModel):
         tau: Tensor = self.generator(query).float().clamp(self.low, self.high)
         return tau
 
-    def copies(
+    def normals_of_copies(
         self, images: Tensor, m: int, generator: torch.Generator, share_query: bool = True
+    ) -> tuple[Tensor, ...]:
+        """xi and eps: xi (B, C, H, W) where the copies of an image share one query."""
+        xi = normal_like(images, generator, 1 if share_query else m)
+        return xi, normal_like(images, generator, m)
+
+    def copies_from(
+        self, images: Tensor, m: int, normals: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        if not share_query:
-            return super().copies(images, m, generator)
-        xi = normal_like(images, generator)
+        xi, eps = normals
+        if len(xi) != len(images):
+            return super().copies_from(images, m, normals)
         tau = self.shape_noise(images, xi)
         repeated, shared_xi, spread = (
             tensor.repeat_interleave(m, dim=0) for tensor in (images, xi, tau)
         )
-        eps = normal_like(repeated, generator)
         return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
 
     def deployed(self, differentiable: bool = False) -> NoiseModel:
