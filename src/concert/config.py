@@ -155,6 +155,8 @@ class TrainingSettings:
         devices: processes on this machine, one a device.
         num_nodes: machines.
         precision: as in Lightning Fabric: 32-true, bf16-mixed, ...
+        compile: compile the classifier with torch.compile. It pays for ResNets with many copies an
+            image, after a first step of up to a minute; not for LeNet on a processor.
     """
 
     epochs: int = 90
@@ -171,6 +173,7 @@ class TrainingSettings:
     devices: int = 1
     num_nodes: int = 1
     precision: str = "32-true"
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         whole = {"epochs": self.epochs, "batch_size": self.batch_size, "devices": self.devices}

@@ -108,6 +108,8 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     costs = multiply_add_costs(classifier, noise, images.shape)
 
     classifier = channels_last(classifier)
+    if settings.compile:
+        classifier.compile()
     optimizer = make_optimizer(settings, classifier, noise)
     f: nn.Module = fabric.setup_module(classifier)
     g: Any = noise.to(fabric.device)

@@ -86,10 +86,9 @@ class NoiseModel(nn.Module, ABC):
         self, images: Tensor, m: int, normals: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
         """`copies` with given normals, so that several batches of images can share their noise."""
-        repeated = images.repeat_interleave(m, dim=0)
         sigma = self.prepare(images)
-        spread = None if sigma is None else sigma.repeat_interleave(m, dim=0)
-        noisy, used = self(repeated, normals, spread)
+        spread = None if sigma is None else repeat(sigma, m)
+        noisy, used = self(repeat(images, m), normals, spread)
         if sigma is not None:
             return noisy, sigma.expand_as(images)
         return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
@@ -144,6 +143,11 @@ def check_sigma(name: str, value: float) -> float:
 def as_drawn(sigma: float) -> float:
     """The largest value no greater than `sigma` and its float32 rounding, in which it is used."""
     return min(sigma, float(np.float32(sigma)))
+
+
+def repeat(images: Tensor, m: int) -> Tensor:
+    """(B, C, H, W) -> (B * m, C, H, W), copies of an image adjacent, channels last."""
+    return images.permute(0, 2, 3, 1).repeat_interleave(m, dim=0).permute(0, 3, 1, 2)
 
 
 def normal_like(images: Tensor, generator: torch.Generator, m: int = 1) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from concert import certificates
 from concert.certificates import Claim, Guarantee, Region
 from concert.errors import ConcertError
-from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like
+from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like, repeat
 
 NO_CODEBOOK: Final = (
     "a codebook has no map where its choice is too close to call, and generated noise cannot do "
@@ -194,10 +194,11 @@ class QueriedNoise(NoiseModel):
         if len(xi) != len(images):
             return super().copies_from(images, m, normals)
         tau = self.shape_noise(images, xi)
-        repeated, shared_xi, spread = (
-            tensor.repeat_interleave(m, dim=0) for tensor in (images, xi, tau)
-        )
-        return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
+        # `combine` in two parts, the one that the copies of an image share computed once.
+        ratio = tau / self.query_sigma
+        mean = images + tau * ratio * xi
+        deviation = tau * (1.0 - ratio * ratio).sqrt()
+        return torch.addcmul(repeat(mean, m), eps, repeat(deviation, m)), tau.expand_as(images)
 
     def deployed(self, differentiable: bool = False) -> NoiseModel:
         if not hasattr(self.generator, "choice_margin"):
