@@ -171,7 +171,7 @@ def test_the_robustness_term_begins_at_its_epoch() -> None:
     before, after = (evaluate(objective, network().float(), epoch=epoch) for epoch in (2, 3))
     assert float(before.robustness) == 0.0 < float(after.robustness)
     assert float(before.classification) == float(after.classification)
-    assert float(before.total) == float(before.classification)
+    assert before.total.item() == float(before.classification)
 
 
 class Constant(nn.Module):

@@ -1,4 +1,4 @@
-"""SmoothAdv: its attacks step by step in NumPy, their invariants, and the loss on attacked images."""
+"""SmoothAdv: its attacks in NumPy step by step, their limits, and the loss on what they find."""
 
 from __future__ import annotations
 
