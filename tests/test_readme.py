@@ -24,6 +24,7 @@ PAGES = (
     "docs/equations.md",
     "docs/logs.md",
     "docs/engines.md",
+    "docs/objectives.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.

@@ -19,6 +19,7 @@ from concert.config import (
     TrainingSettings,
 )
 from concert.errors import ConcertError
+from concert.evaluation.certify import describe_method
 from concert.runs import load, read_description
 from concert.training import StepProgress, Watcher, train
 
@@ -207,3 +208,49 @@ def test_nothing_but_the_start_epoch_turns_the_penalty_on(tmp_path: Path) -> Non
     train(without, tmp_path / "without")
     first, second = weights(tmp_path / "with"), weights(tmp_path / "without")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+RIVALS = {
+    "SmoothAdv": ObjectiveSettings("smoothadv", m=2, epsilon=0.5, steps=2, warmup_epochs=2),
+    "MACER": ObjectiveSettings("macer", m=4, softmax_scale=2.0, start_epoch=1),
+    "Consistency": ObjectiveSettings("consistency", lambda_weight=2.0),
+}
+
+
+@pytest.mark.parametrize("title", RIVALS)
+def test_the_other_methods_train_go_on_and_are_named(tmp_path: Path, title: str) -> None:
+    recipe = replace(COHEN, objective=RIVALS[title])
+    assert train(recipe, tmp_path / "whole")
+    assert not train(recipe, tmp_path / "parts", StopAfter(4))
+    assert train(recipe, tmp_path / "parts")
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    rows = [row.split(",") for row in (tmp_path / "whole/metrics.csv").read_text().splitlines()]
+    columns = {name: [float(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}
+    assert columns["loss"][1] < columns["loss"][0] or title == "MACER"
+    for loss, *parts in zip(
+        *(columns[name] for name in ("loss", "classification", "robustness", "penalty")),
+        strict=True,
+    ):
+        assert loss == pytest.approx(sum(parts), rel=1e-5)
+    if title == "MACER":
+        assert columns["robustness"][0] == 0.0 < columns["robustness"][1]
+    description, _ = read_description(tmp_path / "whole")
+    assert describe_method(tmp_path / "whole", description)["method"] == title
+
+
+def test_a_noise_model_that_the_objective_cannot_use_is_refused_first(tmp_path: Path) -> None:
+    recipe = replace(QUERIED, objective=RIVALS["MACER"])
+    with pytest.raises(ConcertError, match="MACER's radius is that of isotropic noise"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_classifier_ends_near_the_eager_one_with_the_same_keys(tmp_path: Path) -> None:
+    train(QUERIED, tmp_path / "eager")
+    compiled = replace(QUERIED, training=replace(QUERIED.training, compile=True))
+    train(compiled, tmp_path / "compiled")
+    a, b = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    assert a.keys() == b.keys()
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)

@@ -85,18 +85,31 @@ class ObjectiveSettings:
     """The training objective; what is not given has the method's published default.
 
     Args:
-        name: gaussian (Cohen et al. 2019) or concert.
+        name: gaussian (Cohen et al. 2019), smoothadv (Salman et al. 2019), macer (Zhai et al.
+            2020), consistency (Jeong and Shin 2020) or concert.
         m: noisy copies per image.
         alpha: weight of the robustness loss (Concert, Eq. 13).
         beta: weight of the entropy penalty (Concert, Eq. 13).
         kappa: where the hinge on the proxy volume ends (Concert, Eq. 13).
-        start_epoch: first epoch of both terms, T of Algorithm 1, counted from 0 (Concert).
+        start_epoch: first epoch of the terms beside the classification loss, counted from 0
+            (Concert, T of Algorithm 1; MACER).
         classification: average over copies in the classification loss (Concert).
         hinge: which images enter the robustness loss (Concert).
         early_generator: whether the generator is trained before start_epoch (Concert).
-        softmax_scale: multiplies the logits in the robustness loss (Concert).
+        softmax_scale: multiplies the logits in the robustness loss (Concert; MACER's beta).
         share_query: for queried noise, one query serves an image's copies (Concert).
         stability: weight of the map's change between two queries (Concert, queried noise).
+        lambda_weight: lambda, weight of the robustness loss (MACER) or of the divergence
+            (consistency).
+        gamma: where the hinge on the gap of two quantiles ends (MACER).
+        eta: weight of the mean prediction's entropy (consistency).
+        epsilon: l2 radius of the attack, for pixels in [0, 1] (SmoothAdv).
+        steps: of the attack (SmoothAdv).
+        attack: how images are attacked (SmoothAdv).
+        warmup_epochs: epochs over which the attack's radius grows to epsilon (SmoothAdv).
+        train_copies: train on all copies of an attacked image, or on the first (SmoothAdv).
+        ddn_gamma: by which share DDN changes its norm in a step (SmoothAdv).
+        ddn_levels: grey levels that DDN rounds to (SmoothAdv).
     """
 
     name: str = "concert"
@@ -111,6 +124,16 @@ class ObjectiveSettings:
     softmax_scale: float | None = None
     share_query: bool | None = None
     stability: float | None = None
+    lambda_weight: float | None = None
+    gamma: float | None = None
+    eta: float | None = None
+    epsilon: float | None = None
+    steps: int | None = None
+    attack: Literal["pgd", "ddn"] | None = None
+    warmup_epochs: int | None = None
+    train_copies: Literal["all", "first"] | None = None
+    ddn_gamma: float | None = None
+    ddn_levels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,8 @@ class TrainingSettings:
         devices: processes on this machine, one a device.
         num_nodes: machines.
         precision: as in Lightning Fabric: 32-true, bf16-mixed, ...
+        compile: compile the classifier with torch.compile. It pays for ResNets with many copies an
+            image, after a first step of up to a minute; not for LeNet on a processor.
     """
 
     epochs: int = 90
@@ -148,6 +173,7 @@ class TrainingSettings:
     devices: int = 1
     num_nodes: int = 1
     precision: str = "32-true"
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         whole = {"epochs": self.epochs, "batch_size": self.batch_size, "devices": self.devices}

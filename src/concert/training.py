@@ -28,7 +28,6 @@ from concert.generator import multiply_adds
 from concert.inference import check_classifier
 from concert.memory import channels_last
 from concert.noise import NoiseModel
-from concert.objectives import Objective
 from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
 from concert.team import launch, make_fabric
@@ -102,16 +101,12 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
-    if getattr(objective, "stability", 0.0) > 0 and noise.kind != "queried":
-        raise ConcertError(
-            f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "
-            "noise.kind"
-        )
-    trained = getattr(noise, "generator", None) is not None
-    if trained and objective_start(objective) >= settings.epochs:
+    objective.check(noise)
+    if objective.start_epoch >= settings.epochs:
         log.warning(
-            "the generator is never trained: start_epoch %d is not reached in %d epochs",
-            objective_start(objective),
+            "only the classification loss is trained: objective.start_epoch %d is not reached in "
+            "%d epochs",
+            objective.start_epoch,
             settings.epochs,
         )
     if fabric.is_global_zero:
@@ -119,12 +114,14 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     costs = multiply_add_costs(classifier, noise, images.shape)
 
     classifier = channels_last(classifier)
+    if settings.compile:
+        classifier.compile()
     optimizer = make_optimizer(settings, classifier, noise)
     f: nn.Module = fabric.setup_module(classifier)
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
-        for method in ("copies", "instability"):
+        for method in ("copies", "copies_from", "instability"):
             g.mark_forward_method(method)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs}
@@ -207,11 +204,6 @@ def any_of(fabric: Fabric, asked: bool) -> bool:
         return asked
     votes: Any = fabric.all_reduce(torch.tensor(float(asked), device=fabric.device), None, "sum")
     return float(votes) > 0
-
-
-def objective_start(objective: Objective) -> int:
-    """The epoch from which a generator is trained; 0 for objectives without a lazy start."""
-    return int(getattr(objective, "start_epoch", 0))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from concert.classifiers.thin_convolution import ThinConv2d
 from concert.errors import ConcertError
 
 
@@ -22,7 +23,7 @@ class LeNet(nn.Module):
         if side < 1:
             raise ConcertError(f"LeNet needs images of at least 16x16 pixels, not {image_size}")
         self.image_size = image_size
-        self.conv1 = nn.Conv2d(in_channels, 20, 5)
+        self.conv1 = ThinConv2d(in_channels, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(50 * side * side, 500)
         self.fc2 = nn.Linear(500, num_classes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import yaml
@@ -25,6 +25,15 @@ from concert.runs import read_description, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, source_name
 from concert.team import Team
+
+# Objectives as tables name them.
+TITLES: Final = {
+    "gaussian": "Cohen",
+    "smoothadv": "SmoothAdv",
+    "macer": "MACER",
+    "consistency": "Consistency",
+    "concert": "Concert",
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
         objective = str(recipe["objective"]["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         objective = "model"
-    titles = {"gaussian": "Cohen", "concert": "Concert"}
-    title = titles.get(objective, objective)
+    title = TITLES.get(objective, objective)
     method = title if kind == "isotropic" else f"{title} ({kind})"
     if "grid" in noise:
         method = f"{title} (1/{noise['grid']} grid)"

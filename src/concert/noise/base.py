@@ -72,11 +72,23 @@ class NoiseModel(nn.Module, ABC):
         Copies of one image are adjacent: (B * m, C, H, W). The maps are (B, C, H, W) where the
         copies of an image share one, (B * m, C, H, W) where they do not.
         """
-        repeated = images.repeat_interleave(m, dim=0)
-        normals = tuple(normal_like(repeated, generator) for _ in range(self.lanes))
+        return self.copies_from(
+            images, m, self.normals_of_copies(images, m, generator, share_query)
+        )
+
+    def normals_of_copies(
+        self, images: Tensor, m: int, generator: torch.Generator, share_query: bool = True
+    ) -> tuple[Tensor, ...]:
+        """The standard normals that `copies` uses, a tensor a lane: (B * m, C, H, W)."""
+        return tuple(normal_like(images, generator, m) for _ in range(self.lanes))
+
+    def copies_from(
+        self, images: Tensor, m: int, normals: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """`copies` with given normals, so that several batches of images can share their noise."""
         sigma = self.prepare(images)
-        spread = None if sigma is None else sigma.repeat_interleave(m, dim=0)
-        noisy, used = self(repeated, normals, spread)
+        spread = None if sigma is None else repeat(sigma, m)
+        noisy, used = self(repeat(images, m), normals, spread)
         if sigma is not None:
             return noisy, sigma.expand_as(images)
         return noisy, used.expand(len(used) if used.ndim == 4 else len(images), *images.shape[1:])
@@ -133,5 +145,20 @@ def as_drawn(sigma: float) -> float:
     return min(sigma, float(np.float32(sigma)))
 
 
-def normal_like(images: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(images.shape, generator=generator, device=images.device)
+def repeat(images: Tensor, m: int) -> Tensor:
+    """(B, C, H, W) -> (B * m, C, H, W), copies of an image adjacent, channels last."""
+    return images.permute(0, 2, 3, 1).repeat_interleave(m, dim=0).permute(0, 3, 1, 2)
+
+
+def normal_like(images: Tensor, generator: torch.Generator, m: int = 1) -> Tensor:
+    """Standard normals for `m` copies per image, (B * m, C, H, W), in the images' memory layout.
+
+    Drawn in memory order: filling a channels-last tensor in place is several times slower.
+    """
+    count, channels, height, width = images.shape
+    if images.is_contiguous():
+        shape = count * m, channels, height, width
+        return torch.randn(shape, generator=generator, device=images.device)
+    shape = count * m, height, width, channels
+    normals = torch.randn(shape, generator=generator, device=images.device)
+    return normals.permute(0, 3, 1, 2)

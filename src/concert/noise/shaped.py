@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from concert import certificates
 from concert.certificates import Claim, Guarantee, Region
 from concert.errors import ConcertError
-from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like
+from concert.noise.base import NoiseModel, as_drawn, check_sigma, normal_like, repeat
 
 NO_CODEBOOK: Final = (
     "a codebook has no map where its choice is too close to call, and generated noise cannot do "
@@ -180,18 +180,25 @@ class QueriedNoise(NoiseModel):
         tau: Tensor = self.generator(query).float().clamp(self.low, self.high)
         return tau
 
-    def copies(
+    def normals_of_copies(
         self, images: Tensor, m: int, generator: torch.Generator, share_query: bool = True
+    ) -> tuple[Tensor, ...]:
+        """xi and eps: xi (B, C, H, W) where the copies of an image share one query."""
+        xi = normal_like(images, generator, 1 if share_query else m)
+        return xi, normal_like(images, generator, m)
+
+    def copies_from(
+        self, images: Tensor, m: int, normals: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        if not share_query:
-            return super().copies(images, m, generator)
-        xi = normal_like(images, generator)
+        xi, eps = normals
+        if len(xi) != len(images):
+            return super().copies_from(images, m, normals)
         tau = self.shape_noise(images, xi)
-        repeated, shared_xi, spread = (
-            tensor.repeat_interleave(m, dim=0) for tensor in (images, xi, tau)
-        )
-        eps = normal_like(repeated, generator)
-        return self.combine(repeated, shared_xi, eps, spread), tau.expand_as(images)
+        # `combine` in two parts, the one that the copies of an image share computed once.
+        ratio = tau / self.query_sigma
+        mean = images + tau * ratio * xi
+        deviation = tau * (1.0 - ratio * ratio).sqrt()
+        return torch.addcmul(repeat(mean, m), eps, repeat(deviation, m)), tau.expand_as(images)
 
     def deployed(self, differentiable: bool = False) -> NoiseModel:
         if not hasattr(self.generator, "choice_margin"):

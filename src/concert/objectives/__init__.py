@@ -2,11 +2,26 @@
 
 from concert.objectives.base import LossTerms, Objective
 from concert.objectives.concert import ConcertObjective
+from concert.objectives.consistency import ConsistencyObjective
 from concert.objectives.gaussian import GaussianObjective
+from concert.objectives.macer import MacerObjective
+from concert.objectives.smoothadv import SmoothAdvObjective
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "gaussian": GaussianObjective,
+    "smoothadv": SmoothAdvObjective,
+    "macer": MacerObjective,
+    "consistency": ConsistencyObjective,
     "concert": ConcertObjective,
 }
 
-__all__ = ["OBJECTIVES", "ConcertObjective", "GaussianObjective", "LossTerms", "Objective"]
+__all__ = [
+    "OBJECTIVES",
+    "ConcertObjective",
+    "ConsistencyObjective",
+    "GaussianObjective",
+    "LossTerms",
+    "MacerObjective",
+    "Objective",
+    "SmoothAdvObjective",
+]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from concert.errors import ConcertError, nearest
 from concert.noise import NoiseModel
-from concert.objectives.base import LossTerms, Objective
+from concert.objectives.base import LossTerms, Objective, log_soft_votes, logits_of_copies
 
 # Phi^-1 is infinite at 0 and 1, which float32 softmax averages reach; beyond this the radius no
 # longer grows (Phi^-1(1 - 1e-6) = 4.75) and its gradient is zero.
@@ -47,7 +47,8 @@ class ConcertObjective(Objective):
     `m` noisy copies per image (the paper does not give it). `alpha`, `beta`, `kappa`: Eq. 13.
     `start_epoch`: T of the lazy start, counted from 0.
     `classification`: "mean_of_log" (Eq. 13) or "log_of_mean" (Algorithm 1).
-    `hinge`: "correct" (Eq. 9: only images whose soft vote is right) or "all" (Algorithm 1).
+    `hinge`: "correct" (Eq. 9: only images whose scores in Eq. 10 are largest at the label) or "all"
+    (Algorithm 1).
     `early_generator`: before T, the generator is not trained ("frozen": Algorithm 1) or trained by
     L_c ("trained": the text, alpha and beta are zero). L_c alone drives the gate of Eq. 14 into
     saturation at its lower end, from where the terms that start at T hardly move it.
@@ -96,6 +97,13 @@ class ConcertObjective(Objective):
         self.stability = stability
         self.needs_entropy = beta > 0
 
+    def check(self, noise: NoiseModel) -> None:
+        if self.stability > 0 and noise.kind != "queried":
+            raise ConcertError(
+                f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "
+                "noise.kind"
+            )
+
     def __call__(
         self,
         classifier: nn.Module,
@@ -111,9 +119,9 @@ class ConcertObjective(Objective):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains_generator):
             noisy, sigma = noise.copies(images, self.m, generator, self.share_query)
 
-        logits = classifier(noisy).float().unflatten(0, (len(images), self.m))
+        logits = logits_of_copies(classifier, noisy, len(images))
         log_scores = F.log_softmax(logits, dim=2)
-        log_g = torch.logsumexp(log_scores, dim=1) - torch.log(logits.new_tensor(self.m))
+        log_g = log_soft_votes(log_scores)
         correct = log_g.argmax(dim=1) == labels
         per_copy = log_scores if self.classification == "mean_of_log" else log_g[:, None]
         picked = per_copy.gather(2, labels[:, None, None].expand(-1, per_copy.shape[1], 1))
@@ -127,7 +135,7 @@ class ConcertObjective(Objective):
             volume = proxy_volume(rhat.repeat_interleave(groups), sigma)
             shortfall = F.relu(self.kappa - volume).view(len(images), groups).mean(dim=1)
             if self.hinge == "correct":
-                shortfall = shortfall * correct
+                shortfall = shortfall * (soft_votes.argmax(dim=1) == labels)
             robustness = self.alpha * shortfall.mean()
             if self.beta > 0:
                 assert entropy_maps is not None

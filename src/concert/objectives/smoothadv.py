@@ -1,0 +1,249 @@
+"""SmoothAdv (Salman et al., NeurIPS 2019): train on attacks of the soft smoothed classifier.
+
+For every image draw the noise of m copies once, and with it
+
+    J(x')  = -log 1/m sum_j softmax(f(x' + noise_j))[y]          (Eq. S of that paper)
+    x'     = argmax of J over the l2 ball of radius epsilon, by PGD or DDN
+    loss   = 1/m sum_j CE(f(x' + noise_j), y)
+
+During the attack the networks are in evaluation mode and their weights have no gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from concert.errors import ConcertError, nearest
+from concert.noise import NoiseModel
+from concert.noise.base import normal_like
+from concert.objectives.base import LossTerms, Objective, log_soft_votes, logits_of_copies
+
+# From images (B, C, H, W) to the logits (B, m, K) of their copies, always with the same noise.
+Victim = Callable[[Tensor], Tensor]
+
+
+def attack_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """J of Eq. S: logits of copies (B, m, K), labels (B,) -> (B,)."""
+    return F.nll_loss(log_soft_votes(F.log_softmax(logits, dim=2)), labels, reduction="none")
+
+
+def pgd(
+    victim: Victim,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Projected gradient ascent on J from the image itself, in steps of 2 * epsilon / `steps`.
+
+    After every step the image is clamped to [0, 1], then the perturbation's l2 norm to epsilon.
+    Returns the attacked images.
+    """
+    delta = torch.zeros_like(images)
+    for _ in range(steps):
+        direction, _ = ascent(victim, images + delta, labels, generator)
+        delta = delta + 2.0 * epsilon / steps * direction
+        delta = shorten((images + delta).clamp(0.0, 1.0) - images, epsilon)
+    return images + delta
+
+
+def ddn(
+    victim: Victim,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    steps: int,
+    generator: torch.Generator,
+    gamma: float = 0.05,
+    levels: int = 256,
+) -> Tensor:
+    """Decoupled direction and norm (Rony et al., CVPR 2019): the smallest perturbation found.
+
+    The norm starts at epsilon and is multiplied by 1 - `gamma` after a step that found the majority
+    of copies misled, by 1 + `gamma` otherwise; the step decays from 1 to 0.01 by a cosine. Images
+    are rounded to `levels` grey levels, and the result's norm is at most epsilon before a last
+    rounding. An image for which nothing was found is returned as it is.
+    """
+    delta, best = torch.zeros_like(images), torch.zeros_like(images)
+    largest = lengths(torch.maximum(images, 1.0 - images))
+    smallest, norm = largest.clone(), torch.full_like(largest, epsilon)
+    for step in range(steps):
+        direction, logits = ascent(victim, images + delta, labels, generator)
+        misled = majority(logits) != labels
+        better = misled & (lengths(delta) < smallest)
+        smallest = torch.where(better, lengths(delta), smallest)
+        best = torch.where(spread(better), delta, best)
+
+        rate = 0.01 + 0.99 * (1.0 + math.cos(math.pi * (step + 1) / steps)) / 2.0
+        delta = delta + rate * direction
+        norm = torch.minimum(norm * torch.where(misled, 1.0 - gamma, 1.0 + gamma), largest)
+        delta = delta * spread(norm / lengths(delta))
+        delta = rounded(images + delta, levels).clamp(0.0, 1.0) - images
+    return (images + rounded(shorten(best, epsilon), levels)).clamp(0.0, 1.0)
+
+
+def ascent(
+    victim: Victim, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The gradient of J of l2 norm 1 for each image, and the logits (B, m, K) it comes from.
+
+    Where the gradient is zero, normal noise takes its place.
+    """
+    images = images.detach().requires_grad_()
+    logits = victim(images)
+    (gradient,) = torch.autograd.grad(attack_loss(logits, labels).sum(), images)
+    norms = lengths(gradient)
+    if bool((norms == 0).any()):
+        gradient = torch.where(spread(norms == 0), normal_like(images, generator), gradient)
+        norms = torch.where(norms == 0, 1.0, norms)
+    return gradient / spread(norms), logits.detach()
+
+
+def majority(logits: Tensor) -> Tensor:
+    """The class that most copies choose, (B, m, K) -> (B,); the first of several."""
+    votes = F.one_hot(logits.argmax(dim=2), logits.shape[2]).sum(dim=1)
+    return votes.argmax(dim=1)
+
+
+def lengths(delta: Tensor) -> Tensor:
+    """l2 norms (B,) of (B, C, H, W)."""
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return norms
+
+
+def shorten(delta: Tensor, epsilon: float) -> Tensor:
+    """The perturbations with their l2 norm at most epsilon."""
+    return delta * spread((epsilon / lengths(delta)).clamp(max=1.0))
+
+
+def spread(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def rounded(values: Tensor, levels: int) -> Tensor:
+    return (values * (levels - 1)).round() / (levels - 1)
+
+
+@contextmanager
+def attacked(*networks: nn.Module) -> Iterator[None]:
+    """The networks in evaluation mode and without gradients of weights; afterwards as before."""
+    modules = [module for network in networks for module in network.modules()]
+    weights = [weight for network in networks for weight in network.parameters()]
+    modes, wanted = [m.training for m in modules], [w.requires_grad for w in weights]
+    try:
+        for network in networks:
+            network.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for weight, flag in zip(weights, wanted, strict=True):
+            weight.requires_grad_(flag)
+
+
+def bare(network: Any) -> Any:
+    """The network without what distributes its training: an attack concerns one process only."""
+    from lightning_fabric import is_wrapped
+
+    return network.module if is_wrapped(network) else network
+
+
+class SmoothAdvObjective(Objective):
+    """Cross-entropy of noisy copies of attacked images; for any noise model.
+
+    A noise model that looks at the image looks at the attacked one, and the attack goes through it.
+
+    `m` noisy copies in the attack. `epsilon`: its l2 radius. `steps`: of the attack. `attack`: pgd
+    or ddn. `warmup_epochs`: epoch e, counted from 0, attacks with min(1, (e + 1) / warmup_epochs) *
+    epsilon. `train_copies`: train on "all" copies of the attack or on the "first" alone.
+    `ddn_gamma`, `ddn_levels`: see `ddn`. The defaults are those for CIFAR-10 at sigma = 0.25.
+    """
+
+    def __init__(
+        self,
+        m: int = 8,
+        epsilon: float = 255 / 256,
+        steps: int = 10,
+        attack: Literal["pgd", "ddn"] = "pgd",
+        warmup_epochs: int = 10,
+        train_copies: Literal["all", "first"] = "all",
+        ddn_gamma: float = 0.05,
+        ddn_levels: int = 256,
+    ) -> None:
+        if m < 1 or steps < 1:
+            raise ConcertError(f"m and steps must be at least 1, got m={m}, steps={steps}")
+        if not 0 < epsilon < math.inf or warmup_epochs < 0:
+            raise ConcertError(
+                "epsilon must be positive and warmup_epochs must not be negative, got "
+                f"epsilon={epsilon}, warmup_epochs={warmup_epochs}"
+            )
+        if not 0 < ddn_gamma < 1 or ddn_levels < 2:
+            raise ConcertError(
+                "ddn_gamma must lie in (0, 1) and ddn_levels must be at least 2, got "
+                f"ddn_gamma={ddn_gamma}, ddn_levels={ddn_levels}"
+            )
+        for name, choice, valid in (
+            ("attack", attack, ("pgd", "ddn")),
+            ("train_copies", train_copies, ("all", "first")),
+        ):
+            if choice not in valid:
+                raise ConcertError(nearest(f"choice for {name}", str(choice), valid))
+        self.m, self.epsilon, self.steps, self.attack = m, epsilon, steps, attack
+        self.warmup_epochs, self.train_copies = warmup_epochs, train_copies
+        self.ddn_gamma, self.ddn_levels = ddn_gamma, ddn_levels
+
+    def radius(self, epoch: int) -> float:
+        """The attack's radius in an epoch, counted from 0."""
+        return self.epsilon * min(1.0, (epoch + 1) / max(1, self.warmup_epochs))
+
+    def __call__(
+        self,
+        classifier: nn.Module,
+        noise: NoiseModel,
+        images: Tensor,
+        labels: Tensor,
+        entropy_maps: Tensor | None,
+        epoch: int,
+        generator: torch.Generator,
+    ) -> LossTerms:
+        normals = noise.normals_of_copies(images, self.m, generator)
+        f, shape = bare(classifier), bare(noise)
+
+        def victim(x: Tensor) -> Tensor:
+            noisy, _ = shape.copies_from(x, self.m, normals)
+            return logits_of_copies(f, noisy, len(x))
+
+        search, epsilon = (victim, images, labels), self.radius(epoch)
+        with attacked(f, shape), torch.enable_grad():
+            if self.attack == "pgd":
+                found = pgd(*search, epsilon, self.steps, generator)
+            else:
+                settings = self.ddn_gamma, self.ddn_levels
+                found = ddn(*search, epsilon, self.steps, generator, *settings)
+
+        m = self.m
+        if self.train_copies == "first":
+            m = 1
+            normals = tuple(z if len(z) == len(images) else z[:: self.m] for z in normals)
+        noisy, sigma = noise.copies_from(found.detach(), m, normals)
+        log_scores = F.log_softmax(logits_of_copies(classifier, noisy, len(images)), dim=2)
+        loss = F.nll_loss(log_scores.mean(dim=1), labels)
+        soft_votes = log_soft_votes(log_scores.detach())
+        zero = loss.new_zeros(())
+        return LossTerms(
+            total=loss,
+            classification=loss.detach(),
+            robustness=zero,
+            penalty=zero,
+            soft_correct=(soft_votes.argmax(dim=1) == labels).sum(),
+            sigma=sigma.detach(),
+        )
