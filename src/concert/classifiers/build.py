@@ -13,7 +13,7 @@ from concert.classifiers.lenet import LeNet
 from concert.classifiers.normalize import Normalize
 from concert.classifiers.resnet50 import ResNet50
 from concert.errors import ConcertError, nearest
-from concert.importing import construct, import_module_class
+from concert.import_paths import construct, import_module_class
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,

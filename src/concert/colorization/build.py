@@ -18,7 +18,7 @@ from concert.colorization.entropy import MIN_RANGE, color_entropy
 from concert.colorization.layers import STRIDE
 from concert.colorization.published import RELEASES, load_published
 from concert.errors import ConcertError, nearest
-from concert.importing import construct, import_module_class, one_line
+from concert.import_paths import construct, import_module_class, one_line
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from concert.colorization.eccv16 import Eccv16
 from concert.colorization.siggraph17 import Siggraph17
 from concert.data.cache import cache_folder
 from concert.errors import ConcertError
-from concert.importing import one_line
+from concert.import_paths import one_line
 
 
 @dataclass(frozen=True)
