@@ -42,12 +42,17 @@ class ClassifierSettings:
         mean: of the normalisation layer, per channel; default: the data set's usual values (none
             for MNIST and digits). A module given by import path normalises by itself.
         std: as mean.
+        denoiser: dncnn, or the import path of any torch module, before the classifier, which is
+            then not trained: give its run by `init`.
+        denoiser_args: constructor arguments of the denoiser.
     """
 
     name: str = "lenet"
     init_args: dict[str, Any] = field(default_factory=dict)
     mean: list[float] | None = None
     std: list[float] | None = None
+    denoiser: str | None = None
+    denoiser_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,10 @@ class ObjectiveSettings:
     """The training objective; what is not given has the method's published default.
 
     Args:
-        name: gaussian (Cohen et al. 2019) or concert.
+        name: gaussian (Cohen et al. 2019), denoise (Salman et al. 2020) or concert.
         m: noisy copies per image.
+        mse: weight of the squared distance to the image (denoise).
+        agreement: weight of the stability objective (denoise).
         alpha: weight of the robustness loss (Concert, Eq. 13).
         beta: weight of the entropy penalty (Concert, Eq. 13).
         kappa: where the hinge on the proxy volume ends (Concert, Eq. 13).
@@ -101,6 +108,8 @@ class ObjectiveSettings:
 
     name: str = "concert"
     m: int | None = None
+    mse: float | None = None
+    agreement: float | None = None
     alpha: float | None = None
     beta: float | None = None
     kappa: float | None = None
@@ -177,6 +186,7 @@ class Recipe:
         objective: the training objective.
         training: the training loop.
         colorizer: compact (shipped) or a weights file; gives the entropy maps.
+        init: run or model folder whose weights the training starts from; default: random ones.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -185,6 +195,7 @@ class Recipe:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     colorizer: str = "compact"
+    init: Path | None = None
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

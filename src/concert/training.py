@@ -19,12 +19,14 @@ import yaml
 from torch import nn
 
 from concert.building import build_base, build_noise, build_objective, describe
+from concert.classifiers import Denoised
 from concert.config import Recipe, to_dict, to_yaml
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
 from concert.inference import check_classifier
+from concert.initial_weights import take_weights
 from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.objectives import Objective
@@ -94,6 +96,10 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         torch.manual_seed(settings.seed)
         classifier = build_base(description, trust=True)
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
+    initial = {}
+    if recipe.init is not None:
+        initial["initial weights"] = take_weights(recipe.init, description, classifier, noise)
+    check_denoiser(recipe, classifier)
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
     if getattr(objective, "stability", 0.0) > 0 and noise.kind != "queried":
@@ -113,14 +119,16 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
 
     classifier = channels_last(classifier)
     optimizer = make_optimizer(settings, classifier, noise)
-    f: nn.Module = fabric.setup_module(classifier)
+    f: Any = fabric.setup_module(classifier)
+    if isinstance(classifier, Denoised):
+        f.mark_forward_method("denoise_and_classify")
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
         for method in ("copies", "instability"):
             g.mark_forward_method(method)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
-    inputs = {"training images": images.fingerprint, **entropies.inputs}
+    inputs = {"training images": images.fingerprint, **entropies.inputs, **initial}
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)
     if state.resume(out / "checkpoints"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)
@@ -192,6 +200,20 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
+
+
+def check_denoiser(recipe: Recipe, classifier: nn.Module) -> None:
+    """Refuse a denoiser before a classifier of random weights, and its objective without it."""
+    if isinstance(classifier, Denoised) and recipe.init is None:
+        raise ConcertError(
+            "classifier.denoiser stands before a classifier that is trained already: give its run "
+            "by --init"
+        )
+    if recipe.objective.name == "denoise" and not isinstance(classifier, Denoised):
+        raise ConcertError(
+            "objective 'denoise' trains a denoiser: set classifier.denoiser to dncnn or to an "
+            "import path"
+        )
 
 
 def objective_start(objective: Objective) -> int:

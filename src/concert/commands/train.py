@@ -47,6 +47,7 @@ def run(options: Any, argv: list[str]) -> int:
         objective=options.objective,
         training=options.training,
         colorizer=options.colorizer,
+        init=options.init,
     )
     import_from_here()
     name = Path(str(options.config[0])).stem if options.config else recipe.objective.name

@@ -59,7 +59,7 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
         objective = str(recipe["objective"]["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         objective = "model"
-    titles = {"gaussian": "Cohen", "concert": "Concert"}
+    titles = {"gaussian": "Cohen", "concert": "Concert", "denoise": "Denoised"}
     title = titles.get(objective, objective)
     method = title if kind == "isotropic" else f"{title} ({kind})"
     if "grid" in noise:
