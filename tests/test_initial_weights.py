@@ -183,9 +183,9 @@ def test_certified_accuracy_rises_with_a_denoiser(tmp_path: Path) -> None:
     assert train(replace(noisy, training=STILL), tmp_path / "before")
     before = replace(
         noisy,
-        classifier=replace(classifier, denoiser="dncnn"),
-        objective=ObjectiveSettings("denoise"),
-        training=TrainingSettings(epochs=6, batch_size=64, lr=0.03, milestones=[5]),
+        classifier=replace(classifier, denoiser="dncnn", denoiser_args={"depth": 4}),
+        objective=ObjectiveSettings("denoise", mse=1.0, agreement=0.3),
+        training=TrainingSettings(epochs=4, batch_size=32, lr=0.03, milestones=[3]),
     )
     assert train(before, tmp_path / "denoised")
     flags = ["--subset", "first:60", "--n", "200", "--n0", "32"]

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
     "report": "tables and a figure from certification logs",
+    "compare": "train, certify and report a set of recipes; resumes",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
 

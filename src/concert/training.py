@@ -238,6 +238,14 @@ def claim_folder(recipe: Recipe, out: Path) -> None:
             raise ConcertError(f"{out} has checkpoints but no config.yaml: choose another --out")
         write_atomically(file, to_yaml(recipe))
         return
+    check_claim(recipe, out)
+
+
+def check_claim(recipe: Recipe, out: Path) -> None:
+    """Refuse `recipe` if `out` holds a run of another one; writes nothing."""
+    file = out / "config.yaml"
+    if not file.is_file():
+        return
     try:
         there = _flatten(yaml.safe_load(file.read_text()))
     except (yaml.YAMLError, AttributeError, ValueError):
