@@ -23,6 +23,8 @@ PAGES = (
     "docs/equations.md",
     "docs/logs.md",
     "docs/engines.md",
+    "docs/models.md",
+    "docs/compare.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.

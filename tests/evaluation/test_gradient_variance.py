@@ -24,7 +24,7 @@ def test_both_forms_by_hand() -> None:
 
 
 class OneWeight(nn.Module):
-    """Logits (w * mean of the image, 0): the gradient of -log f_0 is -(1 - s) * mean, s = sigmoid."""
+    """Logits (w * mean of the image, 0); -log f_0 has the gradient -(1 - sigmoid) * mean."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()

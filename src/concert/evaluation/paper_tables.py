@@ -56,10 +56,11 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     left = list(zip(logs, row_labels(logs), strict=True))
     rows: list[dict[str, object]] = []
     for _, printed in table.iterrows():
-        ours = [pair for pair in left if matches(pair[1], printed["sigma"], printed["method"])]
-        if not ours:
+        fits = [matches(label, printed["sigma"], printed["method"]) for _, label in left]
+        if not any(fits):
             continue
-        left = [pair for pair in left if pair not in ours]
+        ours = [pair for pair, fit in zip(left, fits, strict=True) if fit]
+        left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
             | {name: float(printed[name]) for name in radii}
