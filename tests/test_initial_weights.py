@@ -67,7 +67,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def accuracy(run: Path) -> float:
-    log = read_log(run / "certify-n200.tsv")
+    log = read_log(run / "certify-n100.tsv")
     return float((log.frame["correct"] == 1).mean())
 
 
@@ -188,7 +188,7 @@ def test_certified_accuracy_rises_with_a_denoiser(tmp_path: Path) -> None:
         training=TrainingSettings(epochs=4, batch_size=32, lr=0.03, milestones=[3]),
     )
     assert train(before, tmp_path / "denoised")
-    flags = ["--subset", "first:60", "--n", "200", "--n0", "32"]
+    flags = ["--subset", "first:40", "--n", "100", "--n0", "16"]
     for name in ("before", "denoised"):
         assert main(["certify", str(tmp_path / name), *flags]) == 0
     assert accuracy(tmp_path / "denoised") > accuracy(tmp_path / "before") + 0.3
