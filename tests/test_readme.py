@@ -25,6 +25,8 @@ PAGES = (
     "docs/logs.md",
     "docs/engines.md",
     "docs/objectives.md",
+    "docs/models.md",
+    "docs/compare.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.

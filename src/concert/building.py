@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from concert.classifiers import build_classifier
+from concert.classifiers import Denoised, build_classifier, build_denoiser
 from concert.config import NoiseSettings, ObjectiveSettings, Recipe, objective_arguments
 from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
@@ -132,6 +132,11 @@ def describe(
         classifier |= {"mean": mean, "std": std}
         if settings.name == "lenet":
             classifier["init_args"].setdefault("image_size", shape[1])
+    if settings.denoiser is not None:
+        classifier["denoiser"] = {
+            "name": settings.denoiser,
+            "init_args": dict(settings.denoiser_args),
+        }
     noise = describe_noise(recipe.noise, shape)
     return Description(classifier, noise, num_classes, shape, class_names, recipe.data.name)
 
@@ -139,7 +144,7 @@ def describe(
 def build_base(description: Description, trust: bool) -> nn.Module:
     """The base classifier of a description, with fresh weights."""
     c = description.classifier
-    return build_classifier(
+    classifier = build_classifier(
         c["name"],
         description.num_classes,
         description.shape[0],
@@ -148,3 +153,8 @@ def build_base(description: Description, trust: bool) -> nn.Module:
         init_args=c.get("init_args"),
         trust=trust,
     )
+    if "denoiser" not in c:
+        return classifier
+    d = c["denoiser"]
+    denoiser = build_denoiser(d["name"], description.shape[0], d.get("init_args"), trust)
+    return Denoised(denoiser, classifier)

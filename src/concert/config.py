@@ -42,12 +42,17 @@ class ClassifierSettings:
         mean: of the normalisation layer, per channel; default: the data set's usual values (none
             for MNIST and digits). A module given by import path normalises by itself.
         std: as mean.
+        denoiser: dncnn, or the import path of any torch module, before the classifier, which is
+            then not trained: give its run by `init`.
+        denoiser_args: constructor arguments of the denoiser.
     """
 
     name: str = "lenet"
     init_args: dict[str, Any] = field(default_factory=dict)
     mean: list[float] | None = None
     std: list[float] | None = None
+    denoiser: str | None = None
+    denoiser_args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,10 @@ class ObjectiveSettings:
 
     Args:
         name: gaussian (Cohen et al. 2019), smoothadv (Salman et al. 2019), macer (Zhai et al.
-            2020), consistency (Jeong and Shin 2020) or concert.
+            2020), consistency (Jeong and Shin 2020), denoise (Salman et al. 2020) or concert.
         m: noisy copies per image.
+        mse: weight of the squared distance to the image (denoise).
+        agreement: weight of the stability objective (denoise).
         alpha: weight of the robustness loss (Concert, Eq. 13).
         beta: weight of the entropy penalty (Concert, Eq. 13).
         kappa: where the hinge on the proxy volume ends (Concert, Eq. 13).
@@ -114,6 +121,8 @@ class ObjectiveSettings:
 
     name: str = "concert"
     m: int | None = None
+    mse: float | None = None
+    agreement: float | None = None
     alpha: float | None = None
     beta: float | None = None
     kappa: float | None = None
@@ -205,6 +214,7 @@ class Recipe:
         colorizer: gives the entropy maps: compact (shipped), siggraph17 or eccv16 (downloaded), a
             weights file of one of these, or the import path of a torch module of your own.
         colorizer_args: mask_center of siggraph17, or the constructor arguments of your own module.
+        init: run or model folder whose weights the training starts from; default: random ones.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -214,6 +224,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     colorizer: str = "compact"
     colorizer_args: dict[str, Any] | None = None
+    init: Path | None = None
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

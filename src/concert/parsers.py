@@ -18,10 +18,12 @@ from concert.errors import ConcertError, nearest
 COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
     "certify": "certify the images of a data set into a log; resumes",
+    "import": "make a run folder of a published or own checkpoint",
     "predict": "predict image files with the smoothed classifier",
     "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
     "report": "tables and a figure from certification logs",
+    "compare": "train, certify and report a set of recipes; resumes",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
 

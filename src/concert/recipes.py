@@ -15,10 +15,22 @@ def recipes_folder() -> Path:
 
 def recipe_names() -> list[str]:
     """Names such as mnist/concert-0.25-cpu."""
-    folder = recipes_folder()
-    return sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-    )
+    return [name for name in _names() if not name.startswith("compare/")]
+
+
+def spec_names() -> list[str]:
+    """Names of the comparisons that come with the project, such as compare/mnist."""
+    return [name for name in _names() if name.startswith("compare/")]
+
+
+def find_spec(name: str) -> Path:
+    """The file of a comparison given by path, or by the name of a shipped one."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = name.removeprefix("configs/").removesuffix(".yaml")
+    if shipped in spec_names():
+        return recipes_folder() / f"{shipped}.yaml"
+    raise ConcertError(nearest("comparison", shipped, spec_names()))
 
 
 def find_recipe(name: str) -> Path:
@@ -33,3 +45,10 @@ def find_recipe(name: str) -> Path:
     if path.suffix in (".yaml", ".yml") and not name.startswith("configs/"):
         raise ConcertError(f"no such recipe file: {name}")
     raise ConcertError(nearest("recipe", shipped, recipe_names()))
+
+
+def _names() -> list[str]:
+    folder = recipes_folder()
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
+    )

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from concert.building import Description, build_base, build_noise
 from concert.engines import read_choice
@@ -108,6 +108,36 @@ def read_description(path: Path) -> tuple[Description, str]:
         ) from None
 
 
+def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors of a model folder, whose weights file must have the hash `digest`."""
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise ConcertError(f"cannot read {folder / WEIGHTS}: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ConcertError(
+            f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}; train again or "
+            "restore it"
+        )
+    try:
+        return load_tensors(content)
+    except SafetensorError as error:
+        raise ConcertError(_not_fitting(folder, error)) from None
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
+    """Fill a module with those of a model folder's tensors whose names begin with `prefix`."""
+    own = {
+        name.removeprefix(f"{prefix}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
+    try:
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise ConcertError(_not_fitting(folder, error)) from None
+
+
 def load(
     path: str | Path,
     trust: bool = False,
@@ -130,29 +160,9 @@ def load(
             f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}): train again or "
             "restore it"
         ) from None
-    try:
-        content = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise ConcertError(f"cannot read {folder / WEIGHTS}: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ConcertError(
-            f"{folder / WEIGHTS} is damaged: its hash is not the one in {CONFIG}; train again or "
-            "restore it"
-        )
-    try:
-        tensors = load_tensors(content)
-        for prefix, module in (("classifier", classifier), ("noise", noise)):
-            own = {
-                name.removeprefix(f"{prefix}."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(f"{prefix}.")
-            }
-            module.load_state_dict(own)
-    except (SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise ConcertError(
-            f"{folder / WEIGHTS} does not fit the model in {CONFIG}: {first}"
-        ) from None
+    tensors = read_weights(folder, digest)
+    load_into(classifier, tensors, "classifier", folder)
+    load_into(noise, tensors, "noise", folder)
     smoothed = SmoothedClassifier(
         classifier,
         noise,
@@ -162,3 +172,8 @@ def load(
         read_choice(folder, digest) if deployed else None,
     )
     return smoothed.eval().to(device or "cpu")
+
+
+def _not_fitting(folder: Path, error: Exception) -> str:
+    first = str(error).splitlines()[0]
+    return f"{folder / WEIGHTS} does not fit the model in {CONFIG}: {first}"

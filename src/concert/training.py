@@ -20,12 +20,14 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from concert.building import build_base, build_noise, build_objective, describe
+from concert.classifiers import Denoised
 from concert.config import Recipe, to_dict, to_yaml
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
 from concert.inference import check_classifier
+from concert.initial_weights import check_denoiser, take_weights
 from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.runs import save_model
@@ -99,6 +101,10 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         torch.manual_seed(settings.seed)
         classifier = build_base(description, trust=True)
         noise = build_noise(description.noise, images.shape, entropies.static_map(recipe, chosen))
+    initial = {}
+    if recipe.init is not None:
+        initial["initial weights"] = take_weights(recipe.init, description, classifier, noise)
+    check_denoiser(recipe, classifier)
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
     objective.check(noise)
@@ -117,14 +123,16 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     if settings.compile:
         classifier.compile()
     optimizer = make_optimizer(settings, classifier, noise)
-    f: nn.Module = fabric.setup_module(classifier)
+    f: Any = fabric.setup_module(classifier)
+    if isinstance(classifier, Denoised):
+        f.mark_forward_method("denoise_and_classify")
     g: Any = noise.to(fabric.device)
     if any(True for _ in noise.parameters()):
         g = fabric.setup_module(noise)
         for method in ("copies", "copies_from", "instability"):
             g.mark_forward_method(method)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
-    inputs = {"training images": images.fingerprint, **entropies.inputs}
+    inputs = {"training images": images.fingerprint, **entropies.inputs, **initial}
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)
     if state.resume(out / "checkpoints"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)
@@ -222,6 +230,14 @@ def claim_folder(recipe: Recipe, out: Path) -> None:
         if out.is_dir() and (out / "checkpoints").is_dir():
             raise ConcertError(f"{out} has checkpoints but no config.yaml: choose another --out")
         write_atomically(file, to_yaml(recipe))
+        return
+    check_claim(recipe, out)
+
+
+def check_claim(recipe: Recipe, out: Path) -> None:
+    """Refuse `recipe` if `out` holds a run of another one; writes nothing."""
+    file = out / "config.yaml"
+    if not file.is_file():
         return
     try:
         there = _flatten(yaml.safe_load(file.read_text()))

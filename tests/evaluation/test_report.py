@@ -93,3 +93,18 @@ def test_a_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConcertError, match="cannot write into"):
         write_report([make_log(OUTCOMES)], tmp_path / "file")
+
+
+def test_a_published_log_gives_back_its_table(tmp_path: Path) -> None:
+    """Six columns, radii of three digits: a share counts as in Cohen's own analysis."""
+    rows = ["0\t3\t3\t0.378\t1\t15.4", "20\t7\t-1\t0.0\t0\t15.6", "40\t4\t0\t0.941\t0\t15.7"]
+    rows += ["60\t7\t7\t0.5\t1\t15.8", "80\t8\t8\t0.978\t1\t0:00:15.9"]
+    file = tmp_path / "noise_0.25" / "test" / "sigma_0.25"
+    file.parent.mkdir(parents=True)
+    file.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + "\n".join(rows) + "\n")
+    write_report([read_log(file)], tmp_path / "report", [0.25, 0.5, 0.75, 1.0])
+    (row,) = pd.read_csv(tmp_path / "report" / "table.csv").to_dict("records")
+    assert [row[radius] for radius in ("0.25", "0.50", "0.75", "1.00")] == [0.6, 0.4, 0.2, 0.0]
+    assert row["sigma"] == 0.25
+    assert row["AMCR"] == pytest.approx((0.378 + 0.5 + 0.978) / 5)
+    assert (row["guarantee"], row["N"], row["abstained (%)"]) == ("unknown", 5, 20.0)

@@ -1,4 +1,7 @@
-"""From a name, or the import path of anyone's class, to a classifier with its normalisation."""
+"""From a name, or the import path of anyone's class, to a classifier with its normalisation.
+
+And to a denoiser before it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from concert.classifiers.cifar_resnet import CifarResNet
+from concert.classifiers.denoised import DnCNN
 from concert.classifiers.lenet import LeNet
 from concert.classifiers.normalize import Normalize
 from concert.classifiers.resnet50 import ResNet50
@@ -21,6 +25,8 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "resnet110": partial(CifarResNet, 110),
     "resnet50": ResNet50,
 }
+
+DENOISERS: dict[str, Callable[..., nn.Module]] = {"dncnn": DnCNN}
 
 
 def build_classifier(
@@ -60,3 +66,15 @@ def build_classifier(
     if mean is None or std is None:
         return network
     return nn.Sequential(Normalize(mean, std), network)
+
+
+def build_denoiser(
+    name: str, in_channels: int, init_args: Mapping[str, Any] | None = None, trust: bool = False
+) -> nn.Module:
+    """A denoiser of (B, `in_channels`, H, W) images, by name as in `build_classifier`."""
+    arguments = dict(init_args or {})
+    if "." in name:
+        return construct("denoiser", name, import_module_class("denoiser", name, trust), arguments)
+    if name not in DENOISERS:
+        raise ConcertError(nearest("denoiser", name, DENOISERS))
+    return construct("denoiser", name, DENOISERS[name], {"in_channels": in_channels, **arguments})

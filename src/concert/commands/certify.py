@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from concert.console import (
 )
 from concert.data import ImageSet, load_images
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
+from concert.evaluation.collapse import ENOUGH, collapsed
 from concert.evaluation.metrics import (
     abstention_rate,
     average_certified_radius,
@@ -86,6 +87,13 @@ def run(options: Any, argv: list[str]) -> int:
     return 0
 
 
+UNTRAINED: Final = (
+    "the first {images} images {what}: the classifier does not seem to be trained with this noise. "
+    "Fine-tune it: concert train RECIPE --init {run}; or put a denoiser before it: concert train "
+    "RECIPE --init {run} --objective.name denoise --classifier.denoiser dncnn"
+)
+
+
 def summary(log: LoadedLog) -> str:
     """What a log says, in three lines: figures, certificate, guarantee."""
     frame, info = log.frame, log.run["info"]
@@ -103,8 +111,11 @@ class CertificationDisplay(LiveRow):
 
     title = "certifying (figures of this part of the run)"
 
-    def __init__(self, console: Console, stop: StopSignal) -> None:
+    def __init__(self, console: Console, stop: StopSignal, run: Path) -> None:
         super().__init__(console, stop)
+        self.run = run
+        self.answers: list[int] = []
+        self.labels: list[int] = []
         self.images = self.correct = self.abstained = self.draws = 0
         self.radii = self.seconds = 0.0
 
@@ -117,6 +128,12 @@ class CertificationDisplay(LiveRow):
         self.radii += certification.radius * right
         self.draws += certification.n_used
         self.seconds += progress.seconds
+        self.answers.append(certification.label)
+        self.labels.append(progress.true_label)
+        if self.images == ENOUGH and collapsed(self.answers, self.labels):
+            what = "all abstain" if self.abstained == ENOUGH else "get no class but one"
+            run = shlex.quote(str(self.run))
+            self.console.print(UNTRAINED.format(images=ENOUGH, what=what, run=run))
         self.show(self._row(progress), progress.done == progress.total)
 
     def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
@@ -143,5 +160,5 @@ def certify_with_display(
 ) -> None:
     """Certify with a live table on the console."""
     keep_large_blocks()
-    with StopSignal() as stop, CertificationDisplay(console, stop) as display:
+    with StopSignal() as stop, CertificationDisplay(console, stop, run) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command, team)

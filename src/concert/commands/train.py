@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,17 +39,14 @@ def parser() -> Parser:
     return made
 
 
+def recipe_of(options: Any) -> Recipe:
+    """The recipe that the command's options say."""
+    return Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
+
+
 def run(options: Any, argv: list[str]) -> int:
     """`concert train CONFIG`"""
-    recipe = Recipe(
-        data=options.data,
-        classifier=options.classifier,
-        noise=options.noise,
-        objective=options.objective,
-        training=options.training,
-        colorizer=options.colorizer,
-        colorizer_args=options.colorizer_args,
-    )
+    recipe = recipe_of(options)
     import_from_here()
     name = Path(str(options.config[0])).stem if options.config else recipe.objective.name
     out = options.out or Path("runs") / recipe.data.name / name

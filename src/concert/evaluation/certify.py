@@ -32,6 +32,7 @@ TITLES: Final = {
     "smoothadv": "SmoothAdv",
     "macer": "MACER",
     "consistency": "Consistency",
+    "denoise": "Denoised",
     "concert": "Concert",
 }
 

@@ -3,11 +3,13 @@
 from concert.objectives.base import LossTerms, Objective
 from concert.objectives.concert import ConcertObjective
 from concert.objectives.consistency import ConsistencyObjective
+from concert.objectives.denoise import DenoiseObjective
 from concert.objectives.gaussian import GaussianObjective
 from concert.objectives.macer import MacerObjective
 from concert.objectives.smoothadv import SmoothAdvObjective
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "denoise": DenoiseObjective,
     "gaussian": GaussianObjective,
     "smoothadv": SmoothAdvObjective,
     "macer": MacerObjective,
@@ -19,6 +21,7 @@ __all__ = [
     "OBJECTIVES",
     "ConcertObjective",
     "ConsistencyObjective",
+    "DenoiseObjective",
     "GaussianObjective",
     "LossTerms",
     "MacerObjective",

@@ -1,0 +1,96 @@
+"""`concert compare SPEC`: train, certify and report a set of recipes on one budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from concert.comparison.report import write_comparison
+from concert.comparison.spec import read_spec
+from concert.comparison.steps import Progress, Step, only_one, perform, steps_of
+from concert.console import LiveRow, StopSignal, make_console
+from concert.errors import INTERRUPTED, ConcertError
+from concert.parsers import COMMANDS, Parser
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    made = Parser(prog="concert compare", description=COMMANDS["compare"])
+    made.add_argument("spec", type=str, help="specification (YAML), or the name of a shipped one")
+    made.add_argument(
+        "--out", type=Path | None, default=None, help="folder of the runs (default runs/SPEC)"
+    )
+    made.add_argument("--data.path", type=Path | None, default=None, help="folder of the data")
+    made.add_argument(
+        "--jobs", type=int | None, default=None, help="processes side by side (default: SPEC's)"
+    )
+    made.add_argument(
+        "--threads", type=int | None, default=None, help="of each process (default: SPEC's)"
+    )
+    return made
+
+
+def run(options: Any, argv: list[str]) -> int:
+    """`concert compare SPEC`"""
+    out = options.out or Path("runs") / options.spec.removesuffix(".yaml").removeprefix("configs/")
+    given = {"jobs": options.jobs, "threads": options.threads}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value < 1:
+            raise ConcertError(f"--{name} must be at least 1, got {value}")
+    comparison = replace(read_spec(options.spec, out, options.data.path), **given)
+    console, steps = make_console(), steps_of(comparison)
+    with only_one(out) as lock, StopSignal() as stop, ComparisonDisplay(console, stop) as display:
+        finished = perform(steps, comparison, lock, display.update, lambda: stop.asked)
+    if not finished:
+        console.print(f"stopped; the same command goes on from {out}")
+        return INTERRUPTED
+    files = write_comparison(comparison, out / "report")
+    table = out / "report" / ("paper.md" if out / "report" / "paper.md" in files else "table.txt")
+    console.print(table.read_text(encoding="utf-8"))
+    console.print(f"report: {out / 'report'} ({', '.join(file.name for file in files)})")
+    failed = [step for step in steps if step.code != 0]
+    if failed:
+        raise ConcertError(f"{failed[0].name} failed: {_last_line(failed[0])}")
+    return 0
+
+
+class ComparisonDisplay(LiveRow):
+    """What is done, what runs, and the time left."""
+
+    title = "comparing"
+
+    def __init__(self, console: Console, stop: StopSignal) -> None:
+        super().__init__(console, stop)
+        self.done: set[str] = set()
+
+    def update(self, progress: Progress) -> None:
+        ended = [step for step in progress.steps if step.code is not None]
+        for step in ended:
+            if step.name not in self.done:
+                self.done.add(step.name)
+                if step.seconds is not None:
+                    said = "done" if step.code == 0 else f"ended with {step.code}"
+                    self.console.print(f"{step.name}: {said} after {step.seconds:.0f} s")
+        left = progress.seconds_left()
+        running = (f"{step.name} {step.fraction():.0%}" for step in progress.running())
+        row = [
+            ("done", f"{len(ended)}/{len(progress.steps)}"),
+            ("running", ", ".join(running)),
+            ("time left", "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"),
+        ]
+        # An interrupt is passed on to the processes first, and they are waited for.
+        if not self.stop.asked:
+            self.show(row, finished=False)
+
+
+def _last_line(step: Step) -> str:
+    try:
+        lines = step.output.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.strip()]
+    return f"{said[-1] if said else 'it said nothing'} ({step.output})"

@@ -1,0 +1,1 @@
+"""A set of recipes trained, certified and reported together: `concert compare SPEC`."""

@@ -1,0 +1,237 @@
+"""The steps of a comparison: commands in processes of their own, side by side, done only once.
+
+A step that ended well is noted in its run's `steps.json` with its arguments, and is left out as
+long as they are the same. An interrupted one goes on where it was, as its command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from concert.comparison.spec import Comparison, PlannedRun
+from concert.errors import INTERRUPTED, ConcertError
+from concert.files import write_atomically
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]
+
+NOTE: Final = "steps.json"
+PAUSE: Final = 0.2
+
+
+@dataclass
+class Step:
+    """One command of one run. `after` must be done first.
+
+    began, seconds: of this part; seconds is None until the step has ended. code: its exit code.
+    """
+
+    run: PlannedRun
+    kind: str
+    arguments: list[str]
+    after: Step | None = None
+    process: subprocess.Popen[bytes] | None = None
+    began: float = 0.0
+    seconds: float | None = None
+    code: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name} {self.kind}"
+
+    @property
+    def output(self) -> Path:
+        return self.run.folder / f"{self.kind}.log"
+
+    @property
+    def waits(self) -> bool:
+        return self.process is None and self.code is None
+
+    def noted(self) -> bool:
+        """Whether an earlier comparison did the very same."""
+        return _notes(self.run.folder).get(self.kind) == self.arguments
+
+    def fraction(self) -> float:
+        """How much of the step is done, from what it has written."""
+        if self.kind == "train":
+            return _lines(self.run.folder / "metrics.csv") / self.run.recipe.training.epochs
+        if self.kind == "certify":
+            log = self.run.folder / "certify.tsv"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                described = json.loads(log.with_suffix(".json").read_text(encoding="utf-8"))
+                return _lines(log) / int(described["info"]["subset_images"])
+        return 0.0
+
+
+@dataclass
+class Progress:
+    """Where a comparison is: for a display, called now and then."""
+
+    steps: list[Step]
+    jobs: int
+    started: dict[str, float] = field(default_factory=dict)
+
+    def running(self) -> list[Step]:
+        return [step for step in self.steps if step.process is not None and step.code is None]
+
+    def seconds_left(self) -> float | None:
+        """Estimated from the steps of the same kind; None until one of each kind is on its way."""
+        totals: dict[str, list[float]] = {}
+        left = 0.0
+        for step in self.steps:
+            if step.seconds is not None:
+                totals.setdefault(step.kind, []).append(step.seconds)
+        for step in self.running():
+            done, before = step.fraction(), self.started.setdefault(step.name, 0.0)
+            if done > before:
+                pace = (time.monotonic() - step.began) / (done - before)
+                totals.setdefault(step.kind, []).append(pace)
+                left += pace * (1 - done)
+            elif step.kind not in totals:
+                return None
+        for step in self.steps:
+            if step.waits:
+                if step.kind not in totals:
+                    return None
+                left += sum(totals[step.kind]) / len(totals[step.kind])
+        return left / self.jobs
+
+
+def steps_of(comparison: Comparison) -> list[Step]:
+    """Training, certification and further measurements of every run."""
+    steps: list[Step] = []
+    for run in comparison.runs:
+        trained = Step(run, "train", ["-m", "concert", *run.train])
+        certify = ["-m", "concert", *run.certify]
+        steps += [trained, Step(run, "certify", certify, after=trained)]
+        if run.gradient_variance:
+            out = run.folder / "gradient_variance.json"
+            tool = ["-m", "concert.evaluation.gradient_variance", str(run.folder)]
+            path = run.recipe.data.path
+            tool += [] if path is None else ["--data.path", str(path)]
+            steps.append(Step(run, "variance", [*tool, "--out", str(out)], after=trained))
+    return steps
+
+
+@contextlib.contextmanager
+def only_one(out: Path) -> Iterator[int | None]:
+    """A lock on the comparison's folder, which its processes keep for as long as they live."""
+    out.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:  # pragma: no cover
+        yield None
+        return
+    with open(out / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConcertError(
+                f"another comparison still works in {out}: wait for it, or choose another --out"
+            ) from None
+        yield file.fileno()
+
+
+def perform(
+    steps: Sequence[Step],
+    comparison: Comparison,
+    lock: int | None,
+    show: Callable[[Progress], None],
+    stop: Callable[[], bool],
+) -> bool:
+    """Perform the steps, `comparison.jobs` side by side; False if `stop` asked for an early end.
+
+    A step that fails leaves out those after it in its run; the others go on.
+    """
+    progress = Progress(list(steps), comparison.jobs)
+    for step in steps:
+        if step.noted():
+            step.code = 0
+    stopping = False
+    try:
+        while True:
+            for step in progress.running():
+                _end(step)
+            if stop() and not stopping:
+                stopping = True
+                for step in progress.running():
+                    _signal(step, signal.SIGINT)
+            for step in steps:
+                if step.waits and step.after is not None and step.after.code not in (None, 0):
+                    step.code = step.after.code
+            running = progress.running()
+            if not running and (stopping or not any(step.waits for step in steps)):
+                break
+            for step in steps:
+                ready = step.waits and (step.after is None or step.after.code == 0)
+                if not stopping and ready and len(progress.running()) < comparison.jobs:
+                    _start(step, comparison.threads, lock)
+                    progress.started[step.name] = step.fraction()
+            show(progress)
+            time.sleep(PAUSE)
+        show(progress)
+    finally:
+        for step in progress.running():
+            _signal(step, signal.SIGKILL)
+    return not stopping and not any(step.code == INTERRUPTED for step in steps)
+
+
+def _start(step: Step, threads: int, lock: int | None) -> None:
+    step.run.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    output: IO[bytes]
+    with step.output.open("ab") as output:
+        # In a session of its own: an interrupt of the terminal reaches only this process, which
+        # passes it on once.
+        step.process = subprocess.Popen(
+            [sys.executable, *step.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
+        )
+    step.began = time.monotonic()
+
+
+def _end(step: Step) -> None:
+    assert step.process is not None
+    step.code = step.process.poll()
+    if step.code is not None:
+        step.seconds = time.monotonic() - step.began
+    if step.code == 0:
+        notes = _notes(step.run.folder) | {step.kind: step.arguments}
+        write_atomically(step.run.folder / NOTE, json.dumps(notes, indent=1) + "\n")
+
+
+def _signal(step: Step, number: int) -> None:
+    assert step.process is not None
+    with contextlib.suppress(ProcessLookupError):
+        step.process.send_signal(number)
+
+
+def _notes(folder: Path) -> dict[str, list[str]]:
+    try:
+        found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lines(file: Path) -> int:
+    """Complete lines below the first."""
+    try:
+        return max(0, file.read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0

@@ -1,0 +1,123 @@
+"""The paper's numbers beside those of certification logs: Tables 1, 6 and 7, Table 8, Table 9.
+
+The numbers are in `paper/tableN.csv`, with the paper's rows and columns. It gives its n nowhere and
+trained for 300 epochs (ImageNet: 120); its radius for Concert holds for frozen noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from concert.evaluation.metrics import (
+    average_certified_radius,
+    bootstrap,
+    certified_accuracy,
+    certified_radii,
+)
+from concert.evaluation.rendering import rounded_down, rounded_up
+from concert.evaluation.tables import (
+    RowLabel,
+    draws,
+    require_one_dataset,
+    row_labels,
+    sigma_statistics,
+)
+from concert.log_reading import LoadedLog
+
+TABLE_OF: Final = {"cifar10": 1, "mnist": 6, "imagenet": 7}
+IMAGES_OF: Final = {1: 500, 6: 10_000, 7: 500}
+# A map that is the same for all images is not the paper's method.
+OTHER_METHODS: Final = ("Concert (static)",)
+
+
+def paper_table(number: int) -> pd.DataFrame:
+    """A table of the paper as printed; sigma and method are text."""
+    file = Path(__file__).parent / "paper" / f"table{number}.csv"
+    return pd.read_csv(file, dtype={"sigma": str, "method": str})
+
+
+def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
+    """Each row of Table 1, 6 or 7, and below it the logs of the same method and noise.
+
+    Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval; logs of
+    methods that the paper does not have come last. Concert's rows are by the lower end of the box,
+    and every log of it, whatever its certificate, stands below the paper's Concert: the column
+    `guarantee` tells them apart. None for data that the paper does not have.
+    """
+    number = TABLE_OF.get(require_one_dataset(logs))
+    if number is None:
+        return None
+    table = paper_table(number)
+    radii = [name for name in table.columns if name[0].isdigit()]
+    left = list(zip(logs, row_labels(logs), strict=True))
+    rows: list[dict[str, object]] = []
+    for _, printed in table.iterrows():
+        fits = [matches(label, printed["sigma"], printed["method"]) for _, label in left]
+        if not any(fits):
+            continue
+        ours = [pair for pair, fit in zip(left, fits, strict=True) if fit]
+        left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
+        rows.append(
+            {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
+            | {name: float(printed[name]) for name in radii}
+            | {
+                "AMCR": float(printed["AMCR"]),
+                "interval": "",
+                "guarantee": "frozen-noise" if printed["method"] == "Concert" else "deployed",
+                "certificate": "",
+                "N": IMAGES_OF[number],
+                "n": "",
+            }
+        )
+        rows += [_our_row(log, label, radii) for log, label in ours]
+    rows += [_our_row(log, label, radii) for log, label in left]
+    return pd.DataFrame(rows)
+
+
+def matches(label: RowLabel, sigma: str, method: str) -> bool:
+    """Whether a log belongs to the paper's row of this sigma (or lower end) and method."""
+    if label.method.startswith(OTHER_METHODS):
+        return False
+    ours = label.method.split()[0].lower() if label.method else ""
+    try:
+        low = float(label.sigma.split("-")[0])
+    except ValueError:
+        return False
+    return ours == method.lower() and low == float(sigma)
+
+
+def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:
+    interval = bootstrap(certified_radii(log.frame))
+    low, high = rounded_down(float(interval.low)), rounded_up(float(interval.high))
+    accuracies = certified_accuracy(log.frame, [float(name) for name in radii])
+    return (
+        {"sigma": label.sigma, "method": label.method, "source": "here"}
+        | {name: accuracies[i] for i, name in enumerate(radii)}
+        | {
+            "AMCR": average_certified_radius(log.frame),
+            "interval": f"[{low}, {high}]",
+            "guarantee": label.guarantee,
+            "certificate": label.certificate,
+            "N": len(log.frame),
+            "n": "" if draws(log) is None else str(draws(log)),
+        }
+    )
+
+
+def table_8(logs: Sequence[LoadedLog]) -> pd.DataFrame:
+    """Minimum, median and maximum over images of the smallest sigma of a map, after the paper's."""
+    printed = paper_table(8).assign(method="Concert", source="paper", N=500)
+    ours = sigma_statistics(logs).assign(source="here")
+    columns = ["sigma", "method", "source", "min", "median", "max", "N"]
+    return pd.concat([printed[columns], ours[columns]], ignore_index=True)
+
+
+def table_9(certification: float, epoch: float) -> pd.DataFrame:
+    """Mean seconds of a certification and a training epoch beside the paper's (two P100 GPUs)."""
+    printed = paper_table(9).rename(columns={"seconds": "paper"})
+    ours = {"Single Certification": certification, "Training epoch": epoch}
+    return printed.assign(here=printed["item"].map(ours))

@@ -1,0 +1,89 @@
+"""The paper's numbers beside logs of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from concert.evaluation.paper_tables import beside_the_paper, paper_table, table_8, table_9
+from concert.evaluation.rendering import to_latex, to_markdown
+from concert.log_reading import LoadedLog
+
+OUTCOMES = [(0, 0, 0.6), (1, 1, 0.3), (2, 3, 0.9), (3, -1, 0.0)]
+
+
+@pytest.mark.parametrize(("number", "radii"), [(1, 9), (6, 9), (7, 7)])
+def test_the_papers_tables_are_whole(number: int, radii: int) -> None:
+    table = paper_table(number)
+    assert table.shape == (12, radii + 3)
+    assert list(table["sigma"].unique()) == ["0.25", "0.5", "1.0"]
+    assert list(table["method"][:4]) == ["Cohen", "SmoothAdv", "MACER", "Concert"]
+    accuracies = table.iloc[:, 2:-1]
+    assert (accuracies.diff(axis=1).iloc[:, 1:] <= 0).all(axis=None)
+    # Between 0 and the integral of a falling curve that ends at the largest radius of n = 100,000.
+    assert (table["AMCR"] <= 3.82 * table["sigma"].astype(float) * accuracies.iloc[:, 0]).all()
+
+
+def test_cells_of_the_papers_tables() -> None:
+    first, sixth, seventh = (paper_table(number) for number in (1, 6, 7))
+    assert first.loc[7, ["sigma", "method", "1.00", "AMCR"]].tolist() == [
+        "0.5",
+        "Concert",
+        0.38,
+        0.704,
+    ]
+    assert sixth.loc[9, ["method", "2.00", "AMCR"]].tolist() == ["SmoothAdv", 0.43, 1.781]
+    assert seventh.loc[10, ["method", "3.00", "AMCR"]].tolist() == ["MACER", 0.13, 1.004]
+
+
+def test_logs_stand_below_the_row_of_their_method(make_log: Callable[..., LoadedLog]) -> None:
+    logs = [
+        make_log(OUTCOMES, "a", data="mnist", method="Cohen", sigma="0.25"),
+        make_log(OUTCOMES, "b", data="mnist", method="Concert (queried)", sigma="0.5-0.95"),
+        make_log(OUTCOMES, "c", data="mnist", method="Concert (static)", sigma="0.5-0.95"),
+        make_log(OUTCOMES, "d", data="mnist", method="Consistency", sigma="0.25"),
+        make_log(OUTCOMES, "e", data="mnist", method="macer", sigma="1"),
+    ]
+    table = beside_the_paper(logs)
+    assert table is not None
+    assert list(zip(table["method"], table["source"], strict=True)) == [
+        ("Cohen", "paper"),
+        ("Cohen", "here"),
+        ("Concert", "paper"),
+        ("Concert (queried)", "here"),
+        ("MACER", "paper"),
+        ("macer", "here"),
+        ("Concert (static)", "here"),
+        ("Consistency", "here"),
+    ]
+    printed, ours = table.iloc[0], table.iloc[1]
+    assert (printed["0.50"], printed["AMCR"], printed["N"]) == (0.97, 0.912, 10_000)
+    assert (ours["0.00"], ours["0.25"], ours["0.50"], ours["0.75"]) == (0.5, 0.5, 0.25, 0.0)
+    assert ours["AMCR"] == pytest.approx(0.225)
+    assert table.iloc[2]["guarantee"] == "frozen-noise"
+    text = to_markdown(table, ["a note"])
+    assert "| 0.25 | Cohen | paper | 0.990 |" in text
+    assert "a note" in text
+    assert "Cohen" in to_latex(table)
+
+
+def test_data_that_the_paper_does_not_have(make_log: Callable[..., LoadedLog]) -> None:
+    assert beside_the_paper([make_log(OUTCOMES, data="digits", method="Cohen", sigma="1")]) is None
+
+
+def test_tables_8_and_9(make_log: Callable[..., LoadedLog]) -> None:
+    table = table_8([make_log(OUTCOMES, method="Concert (generated)", box="0.25-0.475")])
+    assert list(table["source"]) == ["paper"] * 3 + ["here"]
+    assert table.loc[1, ["sigma", "min", "median", "max"]].tolist() == [
+        "0.5-1",
+        0.5,
+        0.5017,
+        0.5302,
+    ]
+    assert table.loc[3, "min"] == 0.25
+    times = table_9(certification=2.0, epoch=3.0).set_index("item")
+    assert times.loc["Training epoch"].tolist() == [593.26, 3.0]
+    assert times.loc["Single Certification"].tolist() == [14.62, 2.0]
+    assert pd.isna(times.loc["Single prediction", "here"])
