@@ -221,12 +221,12 @@ class SoftVotes:
                 if averaging == "mean_of_log":
                     weights = torch.ones_like(own)
                 else:
-                    before = largest[rows]
-                    largest[rows] = torch.maximum(before, own.detach().amax(dim=1))
-                    shrink = (before - largest[rows]).exp()
+                    highest = torch.maximum(largest[rows], own.detach().amax(dim=1))
+                    shrink = (largest[rows] - highest).exp()
+                    largest[rows] = highest
                     gradient[rows] *= shrink[:, None, None, None]
                     total[rows] *= shrink
-                    weights = (own.detach() - largest[rows, None]).exp()
+                    weights = (own.detach() - highest[:, None]).exp()
                 objective = (weights * own).sum()
             gradient[rows] += gradient_of(objective, leaf)
             added = own if averaging == "mean_of_log" else weights

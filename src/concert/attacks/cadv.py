@@ -158,6 +158,8 @@ def cadv(
             f"cadv changes colours, and images of shape {tuple(victim.clean.shape[1:])} have none: "
             "use shadow or pgd"
         )
+    if not getattr(colorizer, "takes_hints", True):
+        raise ConcertError("this colorizer takes no hints, which cadv changes: use another one")
     network = load_colorizer().to(victim.clean.device) if colorizer is None else colorizer
     lab = rgb_to_lab(victim.clean)
     lightness = lab[:, :1]
