@@ -23,6 +23,7 @@ PAGES = (
     "docs/equations.md",
     "docs/logs.md",
     "docs/engines.md",
+    "docs/attacks.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
@@ -141,7 +142,8 @@ def check_module_line(line: str) -> None:
 def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
     for language, content in blocks(page):
         if language == "python":
-            run([sys.executable, "-c", content], tmp_path)
+            if "foolbox" not in content or importlib.util.find_spec("foolbox"):
+                run([sys.executable, "-c", content], tmp_path)
             continue
         for line in content.splitlines():
             if line.startswith("concert "):
