@@ -86,6 +86,17 @@ def test_a_class_that_no_copy_is_in_still_has_a_gradient() -> None:
     assert float(found.gradient.norm()) > 1
 
 
+def test_a_class_that_all_copies_are_in_still_has_a_gradient() -> None:
+    """1 minus its probability is far below the resolution of float32."""
+    votes = votes_of(smooth(IsotropicNoise(0.01), batch_size=16, scale=60.0))
+    point = points(1)
+    normals = votes.normals_of([0], 0, 40)
+    winning = votes.shares(point, normals).argmax(dim=1)
+    found = votes.log_probability(point, winning, normals)
+    assert -1e-8 < float(found.value) <= 0
+    assert float(found.gradient.norm()) > 0
+
+
 def test_the_module_is_the_mean_softmax_over_its_draws() -> None:
     smoothed = smooth(IsotropicNoise(0.3))
     smoothed.soft = SoftSettings(draws=4000, seed=1)

@@ -207,7 +207,7 @@ class SoftVotes:
         draws, count = normals[0].shape[-4], len(points)
         shares, gradient = self._zeros(count), torch.zeros_like(points)
         # log mean exp is accumulated over pieces of the draws relative to the largest term so far.
-        largest = points.new_full((count,), -torch.inf)
+        largest = points.new_full((count,), -torch.inf, dtype=torch.float64)
         total = points.new_zeros(count, dtype=torch.float64)
         for rows, columns in self._pieces(count, draws):
             with torch.enable_grad():
@@ -215,7 +215,10 @@ class SoftVotes:
                 logits = noisy_logits(
                     self.classifier, self.noise, leaf, select_draws(normals, rows, columns)
                 )
-                log_scores = logits.log_softmax(dim=2).nan_to_num(LOWEST_LOG, 0.0, LOWEST_LOG)
+                # In float32 a confident classifier has probability 1 and no gradient.
+                log_scores = (
+                    logits.double().log_softmax(dim=2).nan_to_num(LOWEST_LOG, 0.0, LOWEST_LOG)
+                )
                 chosen = classes[rows, None, None].expand(-1, log_scores.shape[1], 1)
                 own = log_scores.gather(2, chosen)[..., 0]
                 if averaging == "mean_of_log":
@@ -234,7 +237,7 @@ class SoftVotes:
             shares[rows] += log_scores.detach().double().exp().sum(dim=1)
         if averaging == "mean_of_log":
             return LogProbability(total / draws, gradient / draws, shares / draws)
-        value = largest.double() + (total / draws).log()
+        value = largest + (total / draws).log()
         return LogProbability(value, gradient / total[:, None, None, None].float(), shares / draws)
 
     def _zeros(self, count: int) -> Tensor:

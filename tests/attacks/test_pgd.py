@@ -136,6 +136,21 @@ def test_a_flat_classifier_is_left_by_chance_not_by_nan() -> None:
     assert result.success.tolist() == [False, False]
 
 
+def test_a_confident_classifier_is_attacked_along_its_gradient() -> None:
+    """Its probability is 1 in float32 everywhere on the way to the boundary's other side."""
+
+    class Confident(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            score = 3000.0 * (images[:, 0] - images[:, 2]).flatten(1).mean(dim=1)
+            return torch.stack([-score, score], dim=1)
+
+    smoothed = smooth(Confident(), IsotropicNoise(0.25), num_classes=2)
+    image = torch.full((1, *SHAPE), 0.5)
+    image[:, 0] += 0.01
+    result = pgd(smoothed, image, torch.tensor([1]), epsilon=0.5, steps=8, against="base")
+    assert result.success.tolist() == [True]
+
+
 def test_mistakes_are_named() -> None:
     smoothed = smooth(Patches(), IsotropicNoise(0.25))
     images, labels = random_images(2), torch.tensor([0, 1])

@@ -86,6 +86,8 @@ def _unit(gradient: Tensor, norm: str) -> Tensor:
     if norm == "linf":
         return gradient.sign()
     tiny = torch.finfo(gradient.dtype).tiny
+    # A confident classifier's gradient is so small that its squares underflow.
+    gradient = gradient / gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
     length: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
     return gradient / length.clamp(min=tiny)
 
