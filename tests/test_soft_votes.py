@@ -94,7 +94,7 @@ def test_a_class_that_all_copies_are_in_still_has_a_gradient() -> None:
     winning = votes.shares(point, normals).argmax(dim=1)
     found = votes.log_probability(point, winning, normals)
     assert -1e-8 < float(found.value) <= 0
-    assert float(found.gradient.norm()) > 0
+    assert float(found.gradient.abs().max()) > 0
 
 
 def test_the_module_is_the_mean_softmax_over_its_draws() -> None:
