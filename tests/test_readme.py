@@ -27,6 +27,7 @@ PAGES = (
     "docs/objectives.md",
     "docs/models.md",
     "docs/compare.md",
+    "docs/attacks.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
@@ -145,7 +146,8 @@ def check_module_line(line: str) -> None:
 def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
     for language, content in blocks(page):
         if language == "python":
-            run([sys.executable, "-c", content], tmp_path)
+            if "foolbox" not in content or importlib.util.find_spec("foolbox"):
+                run([sys.executable, "-c", content], tmp_path)
             continue
         for line in content.splitlines():
             if line.startswith("concert "):

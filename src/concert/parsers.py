@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "predict": "predict image files with the smoothed classifier",
     "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
+    "attack": "attacked images as a data set to certify; resumes",
     "report": "tables and a figure from certification logs",
     "compare": "train, certify and report a set of recipes; resumes",
     "demo": "train, certify and compare on digits, in a few minutes",

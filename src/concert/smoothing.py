@@ -28,6 +28,7 @@ from concert.procedure import Procedure
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Sampler, SamplingSettings
 from concert.selection import select
+from concert.soft_votes import SoftSettings, soft_log_votes
 from concert.streams import Domain, Stream, fresh_seed
 from concert.tally import Tally
 from concert.votes import Request, Votes
@@ -52,6 +53,9 @@ class SmoothedClassifier(nn.Module):
     of classifier and noise, which are made anew when either has changed. `engine` runs the
     classifier for predictions and certificates alike; the default is torch. After changing anything
     else than tensors, call `refresh`.
+
+    Called as a module it is the soft smoothed classifier, which attacks can differentiate: `soft`
+    says with how many draws.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class SmoothedClassifier(nn.Module):
         shape: Sequence[int] | None = None,
         sampling: SamplingSettings | None = None,
         engine: EngineChoice | None = None,
+        soft: SoftSettings | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -71,6 +76,7 @@ class SmoothedClassifier(nn.Module):
         self.shape = None if shape is None else tuple(shape)
         self.sampling = sampling or SamplingSettings()
         self.engine = engine or EngineChoice()
+        self.soft = soft or SoftSettings()
         self._sampler: Sampler | None = None
         self._built_from: tuple[object, ...] = ()
 
@@ -119,6 +125,19 @@ class SmoothedClassifier(nn.Module):
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Log of the mean softmax over noisy copies, (B, K), differentiable in the images.
+
+        The sigma map is recomputed and differentiated too. Softmax stands in for votes, so this
+        is no prediction: `predict` counts votes and may abstain. Values are not checked, because
+        attacks may leave [0, 1] on their way. Needs evaluation mode.
+        """
+        if self.training or self.classifier.training:
+            raise ConcertError(
+                "the smoothed classifier is used in evaluation mode: call its eval() first"
+            )
+        return soft_log_votes(self.classifier, self.noise, images, self.soft)
 
     def predict(
         self,

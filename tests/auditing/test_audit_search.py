@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from concert.auditing.parts import Part, project, realize
-from concert.auditing.search import NEAR, SoftVotes, soft_margins, starting_units
+from concert.auditing.search import NEAR, starting_units
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
+from concert.soft_votes import SoftVotes, soft_margins
 
 SHAPE = (1, 1, 2)
 NOISES = [

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from concert import bounds
 from concert.auditing.parts import parts_of, realize
-from concert.auditing.search import SoftVotes, search, starting_units
+from concert.auditing.search import search, starting_units
 from concert.auditing.verdict import TEST_ERROR, Candidate, judge
 from concert.certificates import Guarantee, Region
 from concert.checks import check_images
 from concert.errors import ConcertError
 from concert.records import Certification
 from concert.smoothing import SmoothedClassifier
+from concert.soft_votes import SoftVotes
 
 # With and without the [0, 1] box.
 BOXES: Final = (False, True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from concert.auditing.parts import lengths, project, spread
-from concert.auditing.search import soft_margins, starting_units
+from concert.auditing.search import starting_units
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
@@ -30,6 +30,7 @@ from concert.memory import channels_last, keep_large_blocks
 from concert.noise import GeneratedNoise
 from concert.runs import load, read_description, save_model
 from concert.smoothing import SmoothedClassifier
+from concert.soft_votes import soft_margins
 from concert.streams import Domain, keyed_generator
 from concert.tool import run_tool
 

@@ -18,13 +18,23 @@ def parser() -> Parser:
     made = Parser(prog="concert report", description=COMMANDS["report"])
     made.add_argument("logs", type=Path, nargs="+", help="certification logs (TSV)")
     made.add_argument("--out", type=Path, default=Path("report"), help="folder to write")
+    made.add_argument(
+        "--taus",
+        type=list[float] | None,
+        default=None,
+        help="of attacked images: largest l2 norms of the subsets, [2,3,...]; default: the paper's",
+    )
     return made
 
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert report LOG...`"""
-    files = write_report([read_log(path) for path in options.logs], options.out)
+    logs = [read_log(path) for path in options.logs]
+    files = write_report(logs, options.out, taus=options.taus)
     console = make_console()
     console.print((options.out / "table.txt").read_text(encoding="utf-8"))
+    attacks = options.out / "attacks.txt"
+    if attacks in files:
+        console.print(attacks.read_text(encoding="utf-8"))
     console.print("written: " + ", ".join(str(file) for file in files))
     return 0

@@ -4,5 +4,6 @@ from concert.data.cache import cache_folder
 from concert.data.image_set import ImageSet, subset_indices
 from concert.data.known import MEAN_STD
 from concert.data.load import load_images
+from concert.data.sources import split_names
 
-__all__ = ["MEAN_STD", "ImageSet", "cache_folder", "load_images", "subset_indices"]
+__all__ = ["MEAN_STD", "ImageSet", "cache_folder", "load_images", "split_names", "subset_indices"]

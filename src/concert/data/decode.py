@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,19 @@ class Rows:
     where: Callable[[int], str]
     labels: Tensor
     class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FloatRows:
+    """Images that are stored as numbers, (N, C, H, W) float32 in [0, 1], and their labels.
+
+    `attack` says how they were made and holds a list per number known of each image, or is None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    attack: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

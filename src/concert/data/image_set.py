@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class ImageSet:
     fingerprint: sha256 of the images and labels; of the labels and a sample of the encoded images
         where images are decoded on demand
     augmentation: "none", "crop_flip" or "photo", see `training_images`
+    attack: for attacked images, how they were made and a list per number known of each, else None
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ImageSet:
         notes: str = "",
         augmentation: str = "none",
         fingerprint_hex: str | None = None,
+        attack: Mapping[str, Any] | None = None,
     ) -> None:
         """`images` are uint8 (N, C, H, W), or floats in [0, 1]; anything else is a ConcertError."""
         if isinstance(images, Tensor):
@@ -65,6 +68,7 @@ class ImageSet:
         self.shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
         self.notes = notes
         self.augmentation = augmentation
+        self.attack = attack
         self._images = images
         if fingerprint_hex is None:
             fingerprint_hex = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from concert.data.cache import cache_folder, read_cache, write_cache
-from concert.data.decode import LazyImages, Rows, decode, read_headers
+from concert.data.decode import FloatRows, LazyImages, Rows, decode, read_headers
 from concert.data.digits import digits
 from concert.data.image_set import ImageSet
 from concert.data.known import KNOWN
@@ -61,6 +61,8 @@ def load_images(
         images, labels, class_names, notes, digest = stored
     else:
         rows = source.rows()
+        if isinstance(rows, FloatRows):
+            return _numeric_images(name, split, rows, size, source.description)
         images, notes = _decode(name, split, rows, size, source.description)
         labels, class_names, digest = rows.labels, rows.class_names, None
     image_set = ImageSet(
@@ -77,6 +79,31 @@ def load_images(
     if stored is None and isinstance(images, Tensor):
         write_cache(file, images, labels, class_names, notes, image_set.fingerprint)
     return image_set
+
+
+def _numeric_images(
+    name: str, split: str, rows: FloatRows, size: int | None, where: str
+) -> ImageSet:
+    """Images stored as numbers: read as they are, and not cached."""
+    known = KNOWN.get(name)
+    if size is not None:
+        raise ConcertError(f"{where} holds numbers, not pictures: leave the image size out")
+    shape, advice = rows.images.shape[1:], "give other images another name (--data.name)"
+    if known and (len(rows.class_names) != known.num_classes or tuple(shape) != known.shape):
+        raise ConcertError(
+            f"the images of {where} are {_times(shape)} of {len(rows.class_names)} classes, those "
+            f"of {name} {_times(known.shape)} of {known.num_classes}: {advice}"
+        )
+    return ImageSet(
+        name,
+        split,
+        rows.images,
+        rows.labels,
+        rows.class_names,
+        source=where,
+        notes="" if rows.attack is None else f"attacked by {rows.attack['method']}",
+        attack=rows.attack,
+    )
 
 
 def _digits(split: str) -> ImageSet:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from concert.data.cache import cache_folder, files_key
-from concert.data.decode import Rows
+from concert.data.decode import FloatRows, Rows
+from concert.data.floats import is_numeric, numeric_rows
 from concert.data.known import KNOWN
 from concert.errors import ConcertError
 
@@ -35,7 +36,7 @@ class Source:
 
     key: str
     description: str
-    rows: Callable[[], Rows]
+    rows: Callable[[], Rows | FloatRows]
 
 
 def split_names(name: str, split: str) -> tuple[str, ...]:
@@ -113,10 +114,12 @@ def parquet_source(folder: Path, files: Sequence[Path]) -> Source:
     key = hashlib.sha256(key.encode()).hexdigest()
     description = files[0].name if len(files) == 1 else f"{files[0].name} .. {files[-1].name}"
 
-    def rows() -> Rows:
+    def rows() -> Rows | FloatRows:
         import datasets
         import pyarrow.parquet
 
+        if is_numeric(files[0], IMAGE_COLUMNS):
+            return numeric_rows(files, description, IMAGE_COLUMNS)
         shown = not datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
         try:

@@ -76,6 +76,17 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     return {"method": method, "noise": kind, "sigma": sigma}
 
 
+def describe_data(images: ImageSet) -> dict[str, Any]:
+    """How tables name the data; for attacked images also what the attack did to each of them."""
+    if images.attack is None:
+        return {"data": images.name}
+    told = ("method", "targets", "against", "arguments", "seed", "weights")
+    lists = ("index", "clean_predict", "success", "l2", "linf")
+    attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}
+    # Another name than the clean images have, so that no table mixes the two.
+    return {"data": f"{images.name}, {attack['method']}", "attack": attack}
+
+
 def source_of(classifier: nn.Module) -> dict[str, str]:
     """The hash of the file that defines a classifier of the user's own, whose code may change."""
     module = type(classifier).__module__
@@ -174,7 +185,7 @@ def certify_data(
         **describe_method(run, description),
         "guarantee": smoothed.noise.guarantee_of(certificate).value,
         "guarantee_sentence": smoothed.noise.sentence_of(certificate),
-        "data": images.name,
+        **describe_data(images),
         "data_source": images.source,
         "data_notes": images.notes,
         "subset_images": len(indices),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.errors import ConcertError
-from concert.evaluation import rendering, tables
+from concert.evaluation import attack_table, rendering, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     Interval,
@@ -26,10 +26,15 @@ from concert.log_reading import LoadedLog
 
 
 def write_report(
-    logs: Sequence[LoadedLog], out_dir: Path | str, radii: Sequence[float] | None = None
+    logs: Sequence[LoadedLog],
+    out_dir: Path | str,
+    radii: Sequence[float] | None = None,
+    taus: Sequence[float] | None = None,
 ) -> list[Path]:
     """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
-    certified_accuracy.png and summary.json into `out_dir`, and return their paths.
+    certified_accuracy.png and summary.json into `out_dir`, and return their paths; for logs of
+    attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each of
+    `taus` (default: the paper's grid).
 
     The folder is created. Nothing is written unless everything could be computed. Raises
     ConcertError for no logs, logs of different data sets and a folder that cannot be written.
@@ -50,6 +55,15 @@ def write_report(
         "certified_accuracy.png": certified_accuracy_figure(logs),
         "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
     }
+    if all(attack_table.attacked(log) for log in logs):
+        attacks = attack_table.attack_table(logs, taus)
+        shown, read = attack_table.printed(attacks), attack_table.attack_notes(logs)
+        contents |= {
+            "attacks.txt": rendering.to_text(shown, read + notes),
+            "attacks.csv": rendering.to_csv(attacks),
+            "attacks.md": rendering.to_markdown(shown, read + notes),
+            "attacks.tex": rendering.to_latex(shown, read + notes),
+        }
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

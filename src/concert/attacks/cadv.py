@@ -1,0 +1,218 @@
+"""cAdv: adversarial colours.
+
+Bhattad, Chong, Liang, Li and Forsyth (ICLR 2020), "Unrestricted Adversarial Examples via Semantic
+Manipulation"; Section 2 and Eq. 3 of the paper. The lightness of an image stays, and its colours
+become those that a colorization network gives it from hints, which the attack optimises. The whole
+image is coloured anew, so that the perturbation is large before the first step.
+
+Hints and mask are in the network's units divided by their range: ab / 110, and mask in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from torch.nn import functional
+
+from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.colorization import color_entropy, decode_ab, lab_to_rgb, load_colorizer, rgb_to_lab
+from concert.colorization.lab import AB_LIMIT
+from concert.errors import ConcertError, nearest
+from concert.smoothing import SmoothedClassifier
+
+# The published strength, and one that a processor can afford.
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "reference": {"steps": 500, "draws": 32},
+    "fast": {"steps": 100, "draws": 16},
+}
+# The blur before clustering, in pixels of an image of this size.
+BLUR: Final = 3.0
+BLUR_SIZE: Final = 224
+# It stops where the goal leads by more than the first and the lead changes by less than the second.
+LEAD: Final = 0.05
+SETTLED: Final = 1e-3
+
+
+class Colorizer(Protocol):
+    """What cAdv needs of a colorization network.
+
+    Called with lightness (B, 1, H, W) in [0, 100], hints (B, 2, H, W) in [-110, 110] and mask
+    (B, 1, H, W) in [0, 1], it returns the logits of a colour distribution, (B, Q, h, w). One that
+    also has a method `colors` with the same arguments, returning ab (B, 2, H, W), is asked that
+    for the colours; else they are the mean of the distribution over the 529 ab bins.
+    """
+
+    def __call__(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor: ...
+
+
+def predicted_ab(colorizer: Colorizer, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+    """The ab colours (B, 2, H, W) that a colorizer gives, differentiable in hints and mask."""
+    colors = getattr(colorizer, "colors", None)
+    if colors is not None:
+        given: Tensor = colors(lightness, hints, mask)
+        return given
+    ab = decode_ab(colorizer(lightness, hints, mask).softmax(dim=1))
+    height, width = lightness.shape[-2:]
+    # Cells of 4 x 4 pixels, the last ones reaching over the border.
+    full = functional.interpolate(ab, scale_factor=4, mode="bilinear", align_corners=False)
+    return full[..., :height, :width]
+
+
+def recolored(colorizer: Colorizer, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] of given lightness; hints in [-1, 1], mask in [0, 1]."""
+    ab = predicted_ab(colorizer, lightness, AB_LIMIT * hints.clamp(-1, 1), mask.clamp(0, 1))
+    return lab_to_rgb(torch.cat([lightness, ab], dim=1)).clamp(0.0, 1.0)
+
+
+def color_clusters(
+    lab: Tensor, clusters: int, space: Literal["ab", "lab"], seed: int
+) -> NDArray[np.int64]:
+    """The cluster (H, W) of every pixel of a Lab image (3, H, W): k-means on blurred colours.
+
+    "ab" leaves the lightness out, as the released code does; "lab" keeps it, as the paper says.
+    """
+    from sklearn.cluster import KMeans
+
+    chosen = (lab if space == "lab" else lab[1:]).double().cpu().numpy()
+    blur = BLUR * min(chosen.shape[1:]) / BLUR_SIZE
+    blurred = gaussian_filter(chosen, (0.0, blur, blur)).reshape(len(chosen), -1).T
+    # k-means warns, and no cluster is empty, only where there are that many colours.
+    count = min(clusters, len(np.unique(blurred.round(6), axis=0)))
+    means = KMeans(count, n_init=1, random_state=seed % 2**32).fit_predict(blurred)
+    found: NDArray[np.int64] = means.reshape(chosen.shape[1:]).astype(np.int64)
+    return found
+
+
+def choose_clusters(
+    entropy: NDArray[np.float64],
+    clusters: NDArray[np.int64],
+    count: int,
+    choice: Literal["lowest", "highest"],
+) -> NDArray[np.bool_]:
+    """Mask (H, W) of the `count` clusters whose mean entropy is lowest, or highest."""
+    means = np.array([entropy[clusters == k].mean() for k in range(clusters.max() + 1)])
+    order = np.argsort(means, kind="stable")
+    return np.isin(clusters, order[:count] if choice == "lowest" else order[::-1][:count])
+
+
+def first_hints(
+    lab: Tensor, chosen: NDArray[np.bool_], hints: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Hints (2, H, W) and mask (1, H, W): the true colours of random pixels of the chosen ones."""
+    pixels = torch.from_numpy(np.flatnonzero(chosen))
+    drawn = pixels[torch.randperm(len(pixels), generator=generator)[:hints]].to(lab.device)
+    mask = torch.zeros_like(lab[:1])
+    mask.view(-1)[drawn] = 1.0
+    return lab[1:] / AB_LIMIT * mask, mask
+
+
+@torch.inference_mode(False)
+def cadv(
+    smoothed: SmoothedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None = None,
+    *,
+    colorizer: Colorizer | None = None,
+    steps: int = 500,
+    lr: float = 1e-4,
+    clusters: int = 8,
+    chosen: int = 4,
+    choice: Literal["lowest", "highest"] = "lowest",
+    space: Literal["ab", "lab"] = "ab",
+    hints: int = 50,
+    draws: int = 32,
+    against: Against = "base",
+    success_draws: int = 200,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+) -> AttackResult:
+    """Attack colour images (B, 3, H, W) in [0, 1] with labels (B,), towards `targets` if given.
+
+    Adam at rate `lr` on all hints and the whole mask, by the cross-entropy of the target (minus
+    that of the label). The mask starts at `hints` random pixels inside the `chosen` of `clusters`
+    colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest" as the
+    papers say). An image is left alone once its goal leads all others by 0.05 and its lead changes
+    by less than 0.001 a step. colorizer: default the shipped compact one. draws: of noise, for a
+    smoothed victim. To attack the class predicted, as the released code does, give it as label.
+
+    Raises ConcertError for images without colours and impossible settings.
+    """
+    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, success_draws=success_draws)
+    check_at_least(0, lr=lr, hints=hints)
+    for name, given, valid in (
+        ("choice", choice, ("lowest", "highest")),
+        ("space", space, ("ab", "lab")),
+    ):
+        if given not in valid:
+            raise ConcertError(nearest(f"choice for {name}", str(given), valid))
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
+    if victim.clean.shape[1] != 3:
+        raise ConcertError(
+            f"cadv changes colours, and images of shape {tuple(victim.clean.shape[1:])} have none: "
+            "use shadow or pgd"
+        )
+    if not getattr(colorizer, "takes_hints", True):
+        raise ConcertError("this colorizer takes no hints, which cadv changes: use another one")
+    network = load_colorizer().to(victim.clean.device) if colorizer is None else colorizer
+    lab = rgb_to_lab(victim.clean)
+    lightness = lab[:, :1]
+    with torch.no_grad():
+        zeros = torch.zeros_like(lightness)
+        entropies = color_entropy(network(lightness, zeros.expand(-1, 2, -1, -1), zeros))
+        # Nearest pixel, as published; a cell is 4 x 4 pixels, the last ones reach over the border.
+        entropies = functional.interpolate(entropies, scale_factor=4, mode="nearest")
+    variables: list[tuple[Tensor, Tensor]] = []
+    for row, generator in enumerate(victim.generators()):
+        found = color_clusters(lab[row], clusters, space, seed)
+        height, width = found.shape
+        entropy = entropies[row, 0, :height, :width].double().cpu().numpy()
+        allowed = choose_clusters(entropy, found, chosen, choice)
+        hint, mask = first_hints(lab[row], allowed, hints, generator)
+        variables.append((hint.requires_grad_(), mask.requires_grad_()))
+
+    optimizer = torch.optim.Adam([tensor for pair in variables for tensor in pair], lr=lr)
+    lanes = victim.lanes(0)
+    result = victim.clean.clone()
+    lead_before = torch.zeros(len(result), dtype=torch.float64, device=result.device)
+    taken = torch.zeros_like(victim.labels)
+    active = torch.arange(len(result), device=result.device)
+    for step in range(steps + 1):
+        rows = active.tolist()
+        with torch.enable_grad():
+            points = recolored(
+                network,
+                lightness[active],
+                torch.stack([variables[row][0] for row in rows]),
+                torch.stack([variables[row][1] for row in rows]),
+            )
+        found_now = victim.log_probability(points, lanes, active)
+        result[active] = points.detach()
+        top = found_now.shares.topk(2, dim=1)
+        lead = top.values[:, 0] - top.values[:, 1]
+        reached = (top.indices[:, 0] == victim.goal[active]) == (targets is not None)
+        settled = (lead - lead_before[active]).abs() < SETTLED
+        done = reached & (lead > LEAD) & settled
+        lead_before[active] = lead
+        if step == steps or bool(done.all()):
+            break
+        optimizer.zero_grad()
+        goal = (victim.sign * found_now.gradient * points)[~done].sum()
+        torch.autograd.backward([-goal])
+        # A finished image has no gradient, which Adam would still move by its momentum.
+        for row, finished in zip(rows, done.tolist(), strict=True):
+            for tensor in variables[row]:
+                if finished:
+                    tensor.grad = None
+                elif tensor.grad is not None:
+                    tensor.grad.nan_to_num_(0.0, 0.0, 0.0)
+        optimizer.step()
+        active = active[~done]
+        taken[active] += 1
+    return victim.result(result, taken, success_draws)

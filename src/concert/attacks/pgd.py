@@ -1,0 +1,108 @@
+"""Projected gradient descent with expectation over noise: the adaptive attacker.
+
+The attack of Salman et al. (NeurIPS 2019), "Provably Robust Deep Learning via Adversarially Trained
+Smoothed Classifiers": gradients of the soft smoothed classifier. Here they also flow through the
+generator of the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.errors import ConcertError, nearest
+from concert.smoothing import SmoothedClassifier
+
+# The strength of a test, and one that a processor can afford.
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "reference": {"steps": 20, "draws": 128},
+    "fast": {"steps": 10, "draws": 32},
+}
+
+
+@torch.inference_mode(False)
+def pgd(
+    smoothed: SmoothedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None = None,
+    *,
+    epsilon: float = 0.5,
+    norm: Literal["l2", "linf"] = "l2",
+    steps: int = 20,
+    step_size: float | None = None,
+    draws: int = 128,
+    fresh: bool = False,
+    against: Against = "deployed",
+    success_draws: int = 200,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+) -> AttackResult:
+    """Attack images (B, C, H, W) in [0, 1] with labels (B,) inside a ball around each.
+
+    Ascends -log of the mean softmax over noisy copies of the label (descends it of the target), by
+    gradients of unit norm (linf: of unit entries). The perturbation starts at 0; after every step
+    the image is clipped to [0, 1] and the perturbation brought back into the ball.
+
+    epsilon, norm: the ball. step_size: default 2 * epsilon / steps. draws: copies per image. fresh:
+    new draws for every step; without it all steps share theirs, as published. indices: the images'
+    numbers in their data set, which address the noise.
+
+    Returns the best iterate on the draws used. Raises ConcertError for impossible settings.
+    """
+    check_at_least(0, epsilon=epsilon)
+    check_at_least(1, steps=steps, success_draws=success_draws)
+    if norm not in ("l2", "linf"):
+        raise ConcertError(nearest("norm", str(norm), ("l2", "linf")))
+    size = 2.0 * epsilon / steps if step_size is None else step_size
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
+    clean, lanes, generators = victim.clean, victim.lanes(0), victim.generators()
+
+    points = best = clean
+    best_gain = torch.full((len(clean),), -torch.inf, dtype=torch.float64, device=clean.device)
+    for step in range(steps + 1):
+        found = victim.log_probability(points, lanes)
+        gain = victim.sign * found.value
+        better = gain > best_gain
+        best = torch.where(better[:, None, None, None], points, best)
+        best_gain = torch.where(better, gain, best_gain)
+        if step == steps:
+            break
+        direction = _unit(_nonzero(victim.sign * found.gradient, generators), norm)
+        points = (points + size * direction).clamp(0.0, 1.0)
+        # Shortening the perturbation keeps the image in [0, 1].
+        points = clean + _project(points - clean, epsilon, norm)
+        if fresh:
+            lanes = victim.lanes(step + 1)
+    return victim.result(best, torch.full_like(victim.labels, steps), success_draws)
+
+
+def _unit(gradient: Tensor, norm: str) -> Tensor:
+    """The steepest direction (B, C, H, W) of unit norm."""
+    if norm == "linf":
+        return gradient.sign()
+    tiny = torch.finfo(gradient.dtype).tiny
+    # A confident classifier's gradient is so small that its squares underflow.
+    gradient = gradient / gradient.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=tiny)
+    length: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    return gradient / length.clamp(min=tiny)
+
+
+def _project(delta: Tensor, epsilon: float, norm: str) -> Tensor:
+    if norm == "linf":
+        return delta.clamp(-epsilon, epsilon)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return delta * (epsilon / length.clamp(min=1e-12)).clamp(max=1.0)
+
+
+def _nonzero(gradient: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """A random direction in place of a gradient that is zero everywhere, as published."""
+    flat = gradient.flatten(1).abs().amax(dim=1) == 0
+    for row in flat.nonzero()[:, 0].tolist():
+        random = torch.randn(gradient.shape[1:], generator=generators[row])
+        gradient[row] = random.to(gradient.device)
+    return gradient

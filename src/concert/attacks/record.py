@@ -1,0 +1,160 @@
+"""The folder that an attack writes: a data set of attacked images that `certify` takes.
+
+    attack.json  test.parquet  (parts/ while it is not finished)
+
+Every row has the attacked and the clean image, float32 (C, H, W), the label, and what is known of
+the attack on it. Batches are written one by one, so that an interrupted attack goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from torch import Tensor
+
+from concert.attacks.base import AttackResult
+from concert.data.floats import ATTACK_KEY, CLEAN
+from concert.errors import ConcertError
+from concert.files import write_atomically
+
+# Beside images and label: the image's number in its data set, and the numbers of the attack.
+NUMBERS: Final = {
+    "index": pyarrow.int64(),
+    "clean_predict": pyarrow.int64(),
+    "target": pyarrow.int64(),
+    "success": pyarrow.bool_(),
+    "success_8bit": pyarrow.bool_(),
+    "l2": pyarrow.float64(),
+    "linf": pyarrow.float64(),
+    "steps": pyarrow.int64(),
+    "seconds": pyarrow.float64(),
+}
+
+
+class AttackRecord:
+    """An attack's folder, new or resumed. `rows` maps an image's index to its numbers.
+
+    A new one is not written before there is something to write.
+    """
+
+    def __init__(self, folder: Path, file: str, description: Mapping[str, Any]) -> None:
+        self.folder, self.file = folder, folder / file
+        # As it will be read again.
+        self.description: dict[str, Any] = json.loads(json.dumps(description, allow_nan=False))
+        self.rows: dict[int, dict[str, Any]] = {}
+
+    @classmethod
+    def open(
+        cls, folder: Path, file: str, identity: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> AttackRecord:
+        """Begin an attack, or go on with one of the same identity; ConcertError for another one."""
+        record = cls(folder, file, {"identity": identity, "info": info, "result": None})
+        described = folder / "attack.json"
+        if not described.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ConcertError(f"{folder} is not empty and holds no attack: give another --out")
+            return record
+        try:
+            before = json.loads(described.read_text())
+            same = before["identity"] == record.description["identity"]
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise ConcertError(
+                f"{folder} holds an attack on another model or with other settings: give another "
+                "--out, or delete it"
+            )
+        for path in [record.file] if record.file.exists() else record._parts():
+            try:
+                table = pyarrow.parquet.read_table(path, columns=list(NUMBERS))
+            except (OSError, pyarrow.ArrowException):
+                raise ConcertError(f"{path} is damaged: delete it and attack again") from None
+            record.rows |= {int(row["index"]): row for row in table.to_pylist()}
+        if record.file.exists():
+            record.description["result"] = before.get("result")
+        return record
+
+    @property
+    def finished(self) -> bool:
+        """Whether the data set is complete."""
+        return self.file.exists()
+
+    def append(
+        self,
+        clean: Tensor,
+        result: AttackResult,
+        labels: Sequence[int],
+        indices: Sequence[int],
+        clean_predictions: Sequence[int],
+        seconds: float,
+    ) -> None:
+        """Write a batch of attacked images; `seconds` is what each of them took."""
+        if not self.folder.joinpath("attack.json").exists():
+            self._describe()
+        numbers: dict[str, list[Any]] = {
+            "index": list(indices),
+            "clean_predict": list(clean_predictions),
+            "target": result.targets.tolist(),
+            "success": result.success.tolist(),
+            "success_8bit": result.success_8bit.tolist(),
+            "l2": result.l2.tolist(),
+            "linf": result.linf.tolist(),
+            "steps": result.steps.tolist(),
+            "seconds": [seconds] * len(labels),
+        }
+        columns = {
+            "image": nested(result.images),
+            CLEAN: nested(clean.cpu()),
+            "label": pyarrow.array(list(labels), pyarrow.int64()),
+        }
+        columns |= {name: pyarrow.array(numbers[name], kind) for name, kind in NUMBERS.items()}
+        self._write(self.folder / "parts" / f"{indices[0]:09d}.parquet", pyarrow.table(columns))
+        for row in range(len(labels)):
+            values = {name: numbers[name][row] for name in NUMBERS}
+            self.rows[int(values["index"])] = values
+
+    def finish(
+        self, class_names: Sequence[str], attack: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> None:
+        """Join the parts into the data set, in the order of the indices, and describe it."""
+        table = pyarrow.concat_tables([pyarrow.parquet.read_table(part) for part in self._parts()])
+        label = {"names": list(class_names), "_type": "ClassLabel"}
+        metadata = {
+            b"huggingface": json.dumps({"info": {"features": {"label": label}}}).encode(),
+            ATTACK_KEY: json.dumps(dict(attack), allow_nan=False).encode(),
+        }
+        table = table.sort_by("index").replace_schema_metadata(metadata)
+        self.description["result"] = dict(result)
+        self._describe()
+        self._write(self.file, table)
+        shutil.rmtree(self.folder / "parts")
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "parts").glob("*.parquet"))
+
+    def _describe(self) -> None:
+        text = json.dumps(self.description, indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(self.folder / "attack.json", text + "\n")
+
+    def _write(self, path: Path, table: Any) -> None:
+        content = io.BytesIO()
+        pyarrow.parquet.write_table(table, content, compression="zstd")
+        write_atomically(path, content.getvalue())
+
+
+def nested(images: Tensor) -> Any:
+    """Images (B, C, H, W) as an Arrow array of float32 lists (C, H, W)."""
+    values = np.ascontiguousarray(images.detach().float().numpy()).reshape(-1)
+    array = pyarrow.array(values, pyarrow.float32())
+    for size in reversed(images.shape[1:]):
+        array = pyarrow.FixedSizeListArray.from_arrays(array, int(size))
+    return array

@@ -1,0 +1,247 @@
+"""Attacking the images of a data set, into a folder that can be resumed and certified."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from concert.attacks.base import AttackResult, Victim
+from concert.attacks.cadv import PRESETS as CADV_PRESETS
+from concert.attacks.cadv import cadv
+from concert.attacks.pgd import PRESETS as PGD_PRESETS
+from concert.attacks.pgd import pgd
+from concert.attacks.record import AttackRecord
+from concert.attacks.shadow import PRESETS as SHADOW_PRESETS
+from concert.attacks.shadow import shadow, spoofing_shadow
+from concert.data import ImageSet, split_names, subset_indices
+from concert.errors import ConcertError, nearest
+from concert.runs import weights_file
+from concert.smoothing import SmoothedClassifier
+from concert.streams import Domain, keyed_generator
+
+METHODS: Final[dict[str, Any]] = {"cadv": cadv, "pgd": pgd, "shadow": shadow}
+PRESETS: Final = {"cadv": CADV_PRESETS, "pgd": PGD_PRESETS, "shadow": SHADOW_PRESETS}
+# Without noise a batch is what fills a processor; with noise an image's copies do.
+BASE_BATCH: Final = 16
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What decides the attacked images.
+
+    method: cadv, pgd or shadow. arguments: of its function, beside those of every attack. targets:
+    "none" (untargeted), "random" (a class drawn for each image), a class, or for shadow "spoof"
+    (the class of the largest spoofed radius). split, subset: which images. seed: of everything
+    drawn. images_per_batch: 0 chooses; it changes speed only.
+    """
+
+    method: str
+    arguments: Mapping[str, Any]
+    targets: str = "none"
+    split: str = "test"
+    subset: str = "all"
+    seed: int = 0
+    images_per_batch: int = 0
+
+
+@dataclass(frozen=True)
+class AttackProgress:
+    """A batch that has just been written, what it took, and how many images of all are done."""
+
+    result: AttackResult
+    seconds: float
+    done: int
+    total: int
+
+
+def method_arguments(method: str, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an attack: its defaults, then those of a preset, then those given.
+
+    Raises ConcertError for an unknown method or preset, and for an argument it does not have.
+    """
+    if method not in METHODS:
+        raise ConcertError(nearest("attack", method, METHODS))
+    if preset not in PRESETS[method]:
+        raise ConcertError(nearest("preset", preset, PRESETS[method]))
+    parameters = inspect.signature(METHODS[method]).parameters
+    known = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("seed", "indices")
+    }
+    for name in given:
+        if name not in known:
+            raise ConcertError(
+                f"attack '{method}' has no setting '{name}': remove it "
+                f"(it has {', '.join(sorted(known))})"
+            )
+    return known | PRESETS[method][preset] | dict(given)
+
+
+def attack_data(
+    smoothed: SmoothedClassifier,
+    images: ImageSet,
+    settings: AttackSettings,
+    out: Path,
+    on_batch: Callable[[AttackProgress], None] = lambda progress: None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Attack the chosen images that `out` does not have yet; returns a summary.
+
+    Raises ConcertError, before anything is written, for images that do not fit the model and for a
+    folder with another attack.
+    """
+    if smoothed.shape is not None and images.shape != smoothed.shape:
+        raise ConcertError(
+            f"the model takes images of shape {smoothed.shape} (channels, height, width), "
+            f"{images.name} has {images.shape}"
+        )
+    arguments = dict(settings.arguments)
+    check_targets(settings, smoothed.num_classes)
+    indices = subset_indices(len(images), settings.subset)
+    weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
+    attack = {
+        "method": settings.method,
+        "targets": settings.targets,
+        "against": arguments["against"],
+        "arguments": {name: named(value) for name, value in arguments.items()},
+        "seed": settings.seed,
+        "weights": weights,
+        "noise": smoothed.noise.settings(),
+    }
+    identity = attack | {
+        "concert": version("concert-smoothing"),
+        "data": {
+            "name": images.name,
+            "split": settings.split,
+            "fingerprint": images.fingerprint,
+        },
+        "subset": settings.subset,
+    }
+    info = {"command": command, "data_source": images.source, "torch": torch.__version__}
+    file = f"{split_names(images.name, settings.split)[0]}.parquet"
+    record = AttackRecord.open(out, file, identity, info)
+    size = settings.images_per_batch or batch_size(smoothed, images.shape, arguments)
+    todo = [index for index in indices if index not in record.rows]
+    for start in range(0, len(todo), size):
+        batch = todo[start : start + size]
+        began = time.perf_counter()
+        clean, labels = images.images(batch), images.labels[batch]
+        result = run_attack(smoothed, clean, labels, settings, arguments, batch)
+        predicted = clean_predictions(smoothed, clean, labels, settings, arguments, batch)
+        seconds = (time.perf_counter() - began) / len(batch)
+        record.append(clean, result, labels.tolist(), batch, predicted, seconds)
+        done = len(indices) - len(todo) + start + len(batch)
+        on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
+    if not record.finished:
+        rows = [record.rows[index] for index in indices]
+        record.finish(images.class_names, attack, summarize(rows, images))
+    summary: dict[str, Any] = record.description["result"]
+    return summary
+
+
+def run_attack(
+    smoothed: SmoothedClassifier,
+    clean: Tensor,
+    labels: Tensor,
+    settings: AttackSettings,
+    arguments: Mapping[str, Any],
+    indices: list[int],
+) -> AttackResult:
+    """One batch, with the targets that the settings ask for."""
+    addressed = {**arguments, "seed": settings.seed, "indices": indices}
+    if settings.targets == "spoof":
+        return spoofing_shadow(smoothed, clean, labels, **addressed)
+    targets = None
+    if settings.targets != "none":
+        targets = chosen_targets(settings, labels, indices, smoothed.num_classes)
+    result: AttackResult = METHODS[settings.method](smoothed, clean, labels, targets, **addressed)
+    return result
+
+
+def check_targets(settings: AttackSettings, num_classes: int) -> None:
+    """Refuse targets that the attack does not have."""
+    targets = settings.targets
+    if targets in ("none", "random") or (targets == "spoof" and settings.method == "shadow"):
+        return
+    if not (targets.isdecimal() and int(targets) < num_classes):
+        raise ConcertError(
+            f"unknown targets '{targets}': use none, random, a class from 0 to {num_classes - 1}"
+            ", or with shadow spoof"
+        )
+
+
+def chosen_targets(
+    settings: AttackSettings, labels: Tensor, indices: list[int], num_classes: int
+) -> Tensor:
+    """A target (B,) for each image, never its label: the class asked for, or a random one.
+
+    Images whose label is the class asked for get the next class.
+    """
+    if settings.targets == "random":
+        shifts = [
+            int(
+                torch.randint(
+                    num_classes - 1, (), generator=keyed_generator(settings.seed, Domain.ATTACK, i)
+                )
+            )
+            for i in indices
+        ]
+        return (labels + 1 + torch.tensor(shifts)) % num_classes
+    wanted = torch.full_like(labels, int(settings.targets))
+    return torch.where(wanted == labels, (wanted + 1) % num_classes, wanted)
+
+
+def clean_predictions(
+    smoothed: SmoothedClassifier,
+    clean: Tensor,
+    labels: Tensor,
+    settings: AttackSettings,
+    arguments: Mapping[str, Any],
+    indices: list[int],
+) -> list[int]:
+    """What the attacked classifier said before, judged as its success is."""
+    against, seed = arguments["against"], settings.seed
+    victim = Victim(smoothed, clean, labels, None, against, 1, seed, indices)
+    predicted: list[int] = victim.predictions(victim.clean, arguments["success_draws"]).tolist()
+    return predicted
+
+
+def batch_size(
+    smoothed: SmoothedClassifier, shape: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> int:
+    """Images at a time, so that their noisy copies fill about one batch of the hot loop."""
+    if arguments["against"] == "base":
+        return BASE_BATCH
+    return max(1, smoothed.sampler(shape).batch_size // int(arguments["draws"]))
+
+
+def named(value: Any) -> Any:
+    """An argument as JSON: a module by its class and the fingerprint of its weights."""
+    if isinstance(value, nn.Module):
+        return [type(value).__name__, str(getattr(value, "fingerprint", ""))]
+    return value
+
+
+def summarize(rows: list[dict[str, Any]], images: ImageSet) -> dict[str, Any]:
+    """Rates over all images, and over those that the attacked classifier got right before."""
+    right = [row for row in rows if row["clean_predict"] == int(images.labels[row["index"]])]
+    norms = torch.tensor([row["l2"] for row in rows], dtype=torch.float64)
+    return {
+        "images": len(rows),
+        "clean_correct": len(right),
+        "succeeded": sum(row["success"] for row in rows),
+        "succeeded_8bit": sum(row["success_8bit"] for row in rows),
+        "succeeded_of_clean_correct": sum(row["success"] for row in right),
+        "l2_quartiles": torch.quantile(norms, torch.tensor([0.25, 0.5, 0.75]).double()).tolist(),
+        "seconds": sum(row["seconds"] for row in rows),
+    }

@@ -1,0 +1,177 @@
+"""Shadow: large, smooth and nearly grey perturbations that spoof a certificate.
+
+Ghiasi, Shafahi and Goldstein (ICLR 2020), "Breaking Certified Defenses: Semantic Adversarial
+Examples with Spoofed Robustness Certificates". The perturbation is not bounded in norm; three
+penalties keep it inconspicuous. The settings are those of the published runs, which are the same
+for CIFAR-10 and ImageNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from concert import bounds
+from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.errors import ConcertError
+from concert.smoothing import SmoothedClassifier
+from concert.streams import Domain, Stream
+from concert.votes import Request
+
+# The published strength, and one that a processor can afford.
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "reference": {"steps": 300, "draws": 400},
+    "fast": {"steps": 100, "draws": 32},
+}
+SPOOF_ALPHA: Final = 0.001
+
+
+def total_variation(delta: Tensor) -> Tensor:
+    """Sum of squared differences of neighbouring pixels, (B,), for (B, C, H, W)."""
+    across = (delta[..., :, 1:] - delta[..., :, :-1]).square().flatten(1).sum(dim=1)
+    down = (delta[..., 1:, :] - delta[..., :-1, :]).square().flatten(1).sum(dim=1)
+    return across + down
+
+
+def mean_colour(delta: Tensor) -> Tensor:
+    """Sum over channels of the squared mean of |delta|, (B,)."""
+    return delta.abs().mean(dim=(2, 3)).square().sum(dim=1)
+
+
+def dissimilarity(delta: Tensor) -> Tensor:
+    """l2 norm of the map of squared differences between channels, (B,); 0 for one channel.
+
+    At each pixel the map is the sum over pairs of channels, each pair once.
+    """
+    channels = delta.shape[1]
+    pairs = [(i, j) for i in range(channels) for j in range(i)]
+    if not pairs:
+        return delta.new_zeros(len(delta))
+    squares = torch.stack([(delta[:, i] - delta[:, j]).square() for i, j in pairs])
+    # The norm has no gradient at 0, where all channels are alike.
+    return (squares.sum(dim=0).square().flatten(1).sum(dim=1) + 1e-20).sqrt()
+
+
+@torch.inference_mode(False)
+def shadow(
+    smoothed: SmoothedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None = None,
+    *,
+    steps: int = 300,
+    draws: int = 400,
+    lr: float = 0.1,
+    lambda_tv: float = 0.3,
+    lambda_c: float = 1.0,
+    lambda_s: float = 0.5,
+    channels: int = 1,
+    sigma: float | None = None,
+    against: Against = "deployed",
+    success_draws: int = 200,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+) -> AttackResult:
+    """Attack images (B, C, H, W) in [0, 1] with labels (B,), towards `targets` (B,) if given.
+
+    Gradient ascent, from a uniform start in [-1/2, 1/2], on
+
+        -CE(target) - lambda_tv * TV - lambda_c * C - lambda_s * S      (untargeted: +CE(label))
+
+    where CE is the cross-entropy averaged over `draws` noisy copies that are drawn once. The image
+    is clipped to [0, 1] at the end only. `channels` 1 gives all channels the same perturbation (S
+    is 0), 3 one each. `sigma`: isotropic noise of the attacker's own in place of the classifier's.
+    Without targets the attack is untargeted; `spoofing_targets` chooses as published.
+
+    Raises ConcertError for impossible settings.
+    """
+    check_at_least(1, steps=steps, success_draws=success_draws)
+    check_at_least(0, lr=lr, lambda_tv=lambda_tv, lambda_c=lambda_c, lambda_s=lambda_s)
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices, sigma)
+    clean = victim.clean
+    if channels not in (1, clean.shape[1]):
+        raise ConcertError(
+            f"channels must be 1 or the {clean.shape[1]} of the images, got {channels}"
+        )
+    lanes = victim.lanes(0)
+    size = (channels, *clean.shape[2:])
+    start = [torch.rand(size, generator=each) - 0.5 for each in victim.generators()]
+    delta = torch.stack(start).to(clean.device)
+    for _ in range(steps):
+        adversarial = victim.log_probability(clean + delta, lanes, averaging="mean_of_log")
+        leaf = delta.detach().requires_grad_()
+        with torch.enable_grad():
+            full = leaf.expand_as(clean)
+            penalty = (
+                lambda_tv * total_variation(full)
+                + lambda_c * mean_colour(full)
+                + lambda_s * dissimilarity(full)
+            )
+            # The penalties, and what backward makes of the adversarial gradient of the image.
+            objective = (victim.sign * adversarial.gradient * full).sum() - penalty.sum()
+            (gradient,) = torch.autograd.grad(objective, leaf)
+        delta = delta + lr * gradient.nan_to_num(0.0, 0.0, 0.0)
+    return victim.result(clean + delta, torch.full_like(victim.labels, steps), success_draws)
+
+
+def target_classes(num_classes: int, label: int) -> list[int]:
+    """The targets tried for an image: all other classes, or at most ten evenly spaced ones."""
+    return [k for k in range(0, num_classes, max(1, num_classes // 10)) if k != label]
+
+
+def spoofing_shadow(
+    smoothed: SmoothedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    spoof_draws: int = 200,
+    seed: int = 0,
+    indices: Sequence[int] | None = None,
+    **settings: Any,
+) -> AttackResult:
+    """`shadow` towards each of `target_classes`, and for each image the largest spoofed radius.
+
+    The radius is that of a certificate for the target from `spoof_draws` draws that are neither the
+    attack's nor those of a later certification; where no target is certified, the target with the
+    most votes is kept.
+    """
+    check_at_least(1, spoof_draws=spoof_draws)
+    results: list[AttackResult] = []
+    for row, label in enumerate(labels.tolist()):
+        index = row if indices is None else indices[row]
+        tried = [
+            shadow(
+                smoothed,
+                images[row : row + 1],
+                labels[row : row + 1],
+                torch.tensor([target]),
+                seed=seed,
+                indices=[index],
+                **settings,
+            )
+            for target in target_classes(smoothed.num_classes, label)
+        ]
+        results.append(
+            max(tried, key=lambda each: _spoofed(smoothed, each, spoof_draws, seed, index))
+        )
+    names = AttackResult.__dataclass_fields__
+    return AttackResult(
+        **{name: torch.cat([getattr(each, name) for each in results]) for name in names}
+    )
+
+
+def _spoofed(
+    smoothed: SmoothedClassifier, result: AttackResult, draws: int, seed: int, index: int
+) -> tuple[float, int]:
+    """The spoofed radius of an attacked image, and the votes of its target."""
+    image = result.images[0]
+    stream = Stream(seed, Domain.AUDIT, index)
+    (votes,) = smoothed.sampler(image.shape).sample(image, [Request(stream, draws, mean_map=True)])
+    count = int(votes.counts[int(result.targets[0])])
+    p_lower = bounds.clopper_pearson_lower(count, draws, SPOOF_ALPHA)
+    if p_lower <= 0.5 or votes.sigma_map is None:
+        return 0.0, count
+    return smoothed.noise.region(p_lower, votes.sigma_map, image.numel()).radius, count

@@ -1,0 +1,180 @@
+"""Do attacks perturb where the entropy is high? The paper's Figure 5, and figures behind it.
+
+    python -m concert.evaluation.attack_evidence ATTACK [--out DIR] [--colorizer NAME] [--shown 6]
+
+ATTACK is a folder that `concert attack` wrote. For each image the magnitude of its perturbation is
+ranked, pixel by pixel, against the entropy map of the clean image, and as a control against that of
+another image of the set, so that a pattern common to all images is told from one that follows the
+image.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from concert.colorization import build_colorizer, entropy_map
+from concert.data.floats import CLEAN, numbers_of
+from concert.errors import ConcertError
+from concert.evaluation.correlation import spearman_rows
+from concert.evaluation.metrics import Floats, Interval, bootstrap
+from concert.files import write_atomically
+from concert.tool import run_tool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Spearman correlations of perturbation magnitudes with entropy maps over a set of images.
+
+    mean: over images, with its 95 % bootstrap interval low, high. control: the same against another
+    image's entropy map. difference: mean of the two's difference, paired by image. positive: share
+    of images with a positive correlation. images: used; constant: left out, because a map or the
+    perturbation is constant.
+    """
+
+    images: int
+    constant: int
+    mean: float
+    low: float
+    high: float
+    positive: float
+    control: float
+    control_low: float
+    control_high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+
+
+def magnitude(clean: Tensor, attacked: Tensor) -> Tensor:
+    """How much each pixel changed: l2 norm over channels, (B, 1, H, W)."""
+    norms: Tensor = torch.linalg.vector_norm(attacked - clean, dim=1, keepdim=True)
+    return norms
+
+
+def derangement(count: int, seed: int) -> NDArray[np.int64]:
+    """A random permutation of 0..count-1 without fixed points, for count of at least 2."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    shuffled = np.empty(count, dtype=np.int64)
+    # Each goes to the next of a random circle.
+    shuffled[order] = np.roll(order, 1)
+    return shuffled
+
+
+def attack_evidence(
+    clean: Tensor, attacked: Tensor, colorizer: nn.Module, seed: int = 0
+) -> tuple[Evidence, Floats]:
+    """The evidence of clean and attacked images (B, C, H, W), and the images' correlations (B,).
+
+    Correlations of images that are left out are NaN. Raises ConcertError where fewer than two
+    images can be used.
+    """
+    parts = [clean[start : start + 64] for start in range(0, len(clean), 64)]
+    entropy = torch.cat([entropy_map(part, colorizer) for part in parts])
+    rows = [maps.flatten(1).double().numpy() for maps in (magnitude(clean, attacked), entropy)]
+    each = spearman_rows(rows[0], rows[1])
+    used = np.isfinite(each)
+    if used.sum() < 2:
+        raise ConcertError(
+            "fewer than two images have a perturbation and an entropy map that vary: attack more"
+        )
+    changes, maps = rows[0][used], rows[1][used]
+    control = spearman_rows(changes, maps[derangement(len(maps), seed)])
+    own, other = bootstrap(each[used], seed), bootstrap(control, seed)
+    difference = bootstrap(each[used] - control, seed)
+    return Evidence(
+        images=int(used.sum()),
+        constant=int((~used).sum()),
+        **_named("", own),
+        positive=float((each[used] > 0).mean()),
+        **_named("control", other),
+        **_named("difference", difference),
+    ), each
+
+
+def _named(name: str, interval: Interval) -> dict[str, Any]:
+    prefix = f"{name}_" if name else ""
+    return {
+        name or "mean": float(interval.value),
+        f"{prefix}low": float(interval.low),
+        f"{prefix}high": float(interval.high),
+    }
+
+
+def evidence_figure(
+    clean: Tensor, attacked: Tensor, colorizer: nn.Module, correlations: Sequence[float]
+) -> bytes:
+    """A PNG: for each image the clean and the attacked one, the magnitude and the entropy map."""
+    columns = ("clean", "attacked", "perturbation", "entropy")
+    changes, entropy = magnitude(clean, attacked), entropy_map(clean, colorizer)
+    count = len(clean)
+    figure = Figure(figsize=(6.4, 1.6 * count + 0.3), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(count, len(columns), squeeze=False)
+    for row, axes in enumerate(grid):
+        shown = (clean[row], attacked[row], changes[row], entropy[row])
+        for axis, image, title in zip(axes, shown, columns, strict=True):
+            flat = image.movedim(0, -1).numpy()
+            grey = flat.shape[-1] == 1
+            limits = {"vmin": 0.0, "vmax": 1.0} if title != "perturbation" else {"vmin": 0.0}
+            axis.imshow(flat[..., 0] if grey else flat, cmap="gray" if grey else None, **limits)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+        axes[0].set_ylabel(f"rank corr. {correlations[row]:.2f}", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def read_pairs(folder: Path) -> tuple[Tensor, Tensor]:
+    """The clean and the attacked images of a folder that `concert attack` finished."""
+    files = sorted(folder.glob("*.parquet"))
+    if len(files) != 1:
+        raise ConcertError(f"{folder} holds no finished attack: give what `concert attack` wrote")
+    try:
+        table = pyarrow.parquet.read_table(files[0], columns=["image", CLEAN])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ConcertError(f"cannot read {files[0]}: {str(error).splitlines()[0]}") from None
+    attacked, clean = (numbers_of(table.column(name), str(files[0])) for name in ("image", CLEAN))
+    return clean, attacked
+
+
+def main(
+    attack: Path,
+    out: Path | None = None,
+    colorizer: str = "compact",
+    shown: int = 6,
+    seed: int = 0,
+) -> str:
+    """The evidence of an attack as JSON; with `out` also DIR/evidence.json and DIR/evidence.png."""
+    clean, attacked = read_pairs(attack)
+    network = build_colorizer(colorizer)
+    evidence, each = attack_evidence(clean, attacked, network, seed)
+    described = json.loads((attack / "attack.json").read_text())["identity"]
+    told = {name: described[name] for name in ("method", "against", "targets", "data", "subset")}
+    text = json.dumps(told | {"colorizer": colorizer} | asdict(evidence), indent=2)
+    if out is not None:
+        write_atomically(out / "evidence.json", text + "\n")
+        count = min(shown, len(clean))
+        figure = evidence_figure(clean[:count], attacked[:count], network, each[:count].tolist())
+        write_atomically(out / "evidence.png", figure)
+    return text
+
+
+if __name__ == "__main__":
+    run_tool(main)

@@ -1,0 +1,147 @@
+"""Certified accuracy under attack, on the images perturbed by at most tau (Tables 2 to 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from concert import bounds
+from concert.errors import ConcertError
+from concert.evaluation.metrics import LEVEL, Floats, certified_radii
+from concert.evaluation.rendering import rounded_down, rounded_up
+from concert.evaluation.tables import require_one_dataset, row_labels
+from concert.log_reading import LoadedLog
+
+# The grids of the paper's tables, by attack; the second for ImageNet. It has none for pgd.
+GRIDS: Final = {
+    "cadv": (
+        (2.0, 2.25, 2.5, 2.75, 3.0, 4.0, 5.0, 6.0),
+        (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
+    ),
+    "shadow": ((3.0, 4.0, 5.0, 6.0), (10.0, 30.0, 90.0, 270.0)),
+    "pgd": ((0.25, 0.5, 1.0, 2.0), (0.5, 1.0, 2.0, 4.0)),
+}
+
+
+def attacked(log: LoadedLog) -> bool:
+    """Whether a log is of attacked images."""
+    return isinstance(log.run["info"].get("attack"), dict)
+
+
+def tau_grid(logs: Sequence[LoadedLog]) -> list[float]:
+    """The paper's grid for the logs' attack and data set."""
+    method = str(_attack(logs[0])["method"])
+    small, large = GRIDS.get(method, GRIDS["pgd"])
+    return list(large if "imagenet" in require_one_dataset(logs).lower() else small)
+
+
+def perturbation_norms(log: LoadedLog) -> Floats:
+    """The l2 norm of the perturbation of each image in the log's frame, (N,)."""
+    norms = np.asarray(_attack(log)["l2"], dtype=np.float64)
+    rows = log.frame["idx"].to_numpy(np.int64)
+    if rows.max() >= len(norms):
+        raise ConcertError(
+            f"{log.path} has images that the attack beside it does not: restore its JSON file"
+        )
+    chosen: Floats = norms[rows]
+    return chosen
+
+
+def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None) -> pd.DataFrame:
+    """A row per log and tau: share of images, perturbed by at most tau, that are certified.
+
+    Certified means correct with a radius above 0. Columns: sigma, method, attack, against, tau,
+    N (images perturbed by at most tau), certified, accuracy, low and high (exact 95 % interval of a
+    proportion), guarantee, certificate. The last row of a log is that of all images, tau infinite.
+    Where N is 0 the accuracy is NaN. Raises ConcertError for logs of clean images, or of several
+    data sets or attacks.
+    """
+    require_one_dataset(logs)
+    grid = [*(tau_grid(logs) if taus is None else taus), math.inf]
+    rows = []
+    for log, label in zip(logs, row_labels(logs), strict=True):
+        attack, norms = _attack(log), perturbation_norms(log)
+        certified = certified_radii(log.frame) > 0
+        for tau in grid:
+            within = norms <= tau
+            n, k = int(within.sum()), int((certified & within).sum())
+            low, high = proportion_interval(k, n)
+            rows.append(
+                {
+                    "sigma": label.sigma,
+                    "method": label.method,
+                    "attack": attack["method"],
+                    "against": attack["against"],
+                    "tau": tau,
+                    "N": n,
+                    "certified": k,
+                    "accuracy": k / n if n else math.nan,
+                    "low": low,
+                    "high": high,
+                    "guarantee": label.guarantee,
+                    "certificate": label.certificate,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The exact (Clopper-Pearson) interval of k successes in n trials; NaN without trials."""
+    if not n:
+        return math.nan, math.nan
+    tail = (1.0 - level) / 2.0
+    return (
+        bounds.clopper_pearson_lower(k, n, tail),
+        bounds.clopper_pearson_upper(k, n, tail),
+    )
+
+
+def printed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in the paper's layout: a row per log, a column per tau, all cells text.
+
+    A cell has the accuracy, rounded down, its interval, and the number of images.
+    """
+    keys = ["sigma", "method", "attack", "against", "guarantee", "certificate"]
+    rows = []
+    for values, part in table.groupby(keys, sort=False):
+        cells = {
+            "all" if math.isinf(row["tau"]) else f"tau {row['tau']:g}": _cell(row)
+            for row in part.to_dict("records")
+        }
+        named = dict(zip(keys, values, strict=True))
+        last = {name: named.pop(name) for name in ("guarantee", "certificate")}
+        rows.append({**named, **cells, **last})
+    return pd.DataFrame(rows)
+
+
+def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
+    """How to read the table, and what its images were attacked through."""
+    notes = [
+        "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
+        "with its exact 95 % interval and the number of such images. A radius is that of the "
+        "attacked image: it says that the answer there is stable, not that the attack was within "
+        "the clean image's region."
+    ]
+    for log, label in zip(logs, row_labels(logs), strict=True):
+        weights = log.run["identity"].get("weights")
+        if weights and _attack(log).get("weights") != weights:
+            notes.append(f"{label.method}: its images were attacked through another model.")
+    return notes
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    if not row["N"]:
+        return "- (0)"
+    ends = f"[{rounded_down(row['low'], 2)}, {rounded_up(row['high'], 2)}]"
+    return f"{rounded_down(row['accuracy'], 2)} {ends} ({row['N']})"
+
+
+def _attack(log: LoadedLog) -> dict[str, Any]:
+    attack = log.run["info"].get("attack")
+    if not isinstance(attack, dict) or not {"method", "against", "l2"} <= attack.keys():
+        raise ConcertError(f"{log.path} is not a log of attacked images: leave it out")
+    return attack

@@ -1,0 +1,115 @@
+"""`concert attack` as a user gives it: attack, certify, report, and the evidence."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from concert.cli import main
+from concert.evaluation.attack_evidence import main as evidence
+
+RECIPE = {
+    "data": {"name": "digits", "subset": "first:256"},
+    "noise": {"kind": "queried", "low": 0.25, "high": 0.5},
+    "objective": {"name": "gaussian", "m": 1},
+    "training": {"epochs": 3, "batch_size": 32, "lr": 0.05},
+}
+SMALL = ["--subset", "first:4", "--steps", "3", "--draws", "16", "--success_draws", "64"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model on digits."""
+    folder = tmp_path_factory.mktemp("attack")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert main(["train", str(folder / "recipe.yaml"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("concert: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_attacked_certified_and_reported(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = run / "attack-shadow", tmp_path / "report"
+    attack = ["attack", str(run), "--method", "shadow", *SMALL]
+    assert main(attack) == 0
+    printed = capsys.readouterr().out
+    assert "4 images" in printed
+    (next_line,) = [line for line in printed.splitlines() if line.startswith("next: concert ")]
+    certify = next_line.removeprefix("next: concert ").split()
+    assert main([*certify, "--n", "200", "--n_select", "100"]) == 0
+    assert main(attack) == 0, "finished: nothing to do"
+    info = json.loads((out / "certify.json").read_text())["info"]
+    assert info["data"] == "digits, shadow"
+    assert info["attack"]["index"] == [0, 1, 2, 3]
+    capsys.readouterr()
+    command = ["report", str(out / "certify.tsv"), "--out", str(report), "--taus", "[0.1,99]"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "tau 99" in printed
+    assert "- (0)" in printed
+    rows = list(csv.DictReader((report / "attacks.csv").open()))
+    assert [(row["tau"], row["N"]) for row in rows] == [("0.1", "0"), ("99.0", "4"), ("inf", "4")]
+    assert {path.suffix for path in report.glob("attacks.*")} == {".txt", ".csv", ".md", ".tex"}
+
+    told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))
+    assert told["method"] == "shadow"
+    assert told["images"] == 4
+    assert -1 <= told["low"] <= told["mean"] <= told["high"] <= 1
+    assert json.loads((tmp_path / "evidence" / "evidence.json").read_text()) == told
+    assert (tmp_path / "evidence" / "evidence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flags_reach_the_attack(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pgd"
+    flags = ["--epsilon", "0.3", "--norm", "linf", "--fresh", "true", "--against", "smoothed"]
+    command = ["attack", str(run), "--method", "pgd", *SMALL, *flags, "--targets", "random"]
+    assert main([*command, "--preset", "fast", "--seed", "3", "--out", str(out)]) == 0
+    identity = json.loads((out / "attack.json").read_text())["identity"]
+    arguments = identity["arguments"]
+    assert {name: arguments[name] for name in ("epsilon", "norm", "fresh", "steps", "draws")} == {
+        "epsilon": 0.3,
+        "norm": "linf",
+        "fresh": True,
+        "steps": 3,
+        "draws": 16,
+    }
+    assert (identity["against"], identity["targets"], identity["seed"]) == ("smoothed", "random", 3)
+
+
+def test_mistakes_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    common = ("--out", out, *SMALL)
+    assert "did you mean 'shadow'" in fails(capsys, "attack", run, "--method", "shdow", *common)
+    assert "use shadow or pgd" in fails(capsys, "attack", run, "--method", "cadv", *common)
+    error = fails(capsys, "attack", run, "--method", "pgd", "--lr", "1", *common)
+    assert "has no setting 'lr'" in error
+    error = fails(capsys, "attack", run, "--method", "pgd", "--targets", "11", *common)
+    assert "unknown targets '11'" in error
+    error = fails(capsys, "attack", run, "--method", "cadv", "--colorizer", "compct", *common)
+    assert "did you mean 'compact'" in error
+    assert "nowhere" in fails(capsys, "attack", "nowhere", "--method", "pgd", *common)
+    assert not out.exists()
+    with pytest.raises(Exception, match="holds no finished attack"):
+        evidence(tmp_path)
+
+
+def test_it_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["attack", "--help"])
+    assert exit_info.value.code == 0
+    assert "--lambda_tv" in capsys.readouterr().out

@@ -1,0 +1,190 @@
+"""Attacking a data set: the folder written, resuming, targets, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from networks import SHAPE, Patches, random_images, smooth
+
+from concert.attacks.run import (
+    AttackProgress,
+    AttackSettings,
+    attack_data,
+    chosen_targets,
+    method_arguments,
+)
+from concert.attacks.shadow import spoofing_shadow
+from concert.data import ImageSet, load_images
+from concert.errors import ConcertError
+from concert.noise import IsotropicNoise
+from concert.smoothing import SmoothedClassifier
+
+SMALL = {"steps": 3, "draws": 8, "success_draws": 32}
+
+
+@pytest.fixture(scope="module")
+def smoothed() -> SmoothedClassifier:
+    return smooth(Patches(), IsotropicNoise(0.25))
+
+
+@pytest.fixture(scope="module")
+def images(smoothed: SmoothedClassifier) -> ImageSet:
+    pictures = (random_images(7) * 255).round().to(torch.uint8)
+    labels = smoothed.classifier(pictures / 255).argmax(dim=1)
+    return ImageSet("pictures", "test", pictures, labels, [f"class {k}" for k in range(4)])
+
+
+def settings_of(method: str = "pgd", **changes: object) -> AttackSettings:
+    targets, batch = str(changes.pop("targets", "none")), int(changes.pop("images_per_batch", 3))
+    arguments = method_arguments(method, "fast", {**SMALL, **changes})
+    return AttackSettings(method, arguments, targets, subset="first:5", images_per_batch=batch)
+
+
+def interrupted(after: int):
+    def stop(progress: AttackProgress) -> None:
+        if progress.done >= after:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("method", ["cadv", "pgd", "shadow"])
+def test_the_folder_is_a_data_set_of_what_the_attack_returned(
+    method: str, smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    seen: list[AttackProgress] = []
+    summary = attack_data(smoothed, images, settings_of(method), tmp_path / "out", seen.append)
+    assert [(each.done, each.total) for each in seen] == [(3, 5), (5, 5)]
+    attacked = load_images("pictures", "test", tmp_path / "out")
+    returned = torch.cat([each.result.images for each in seen])
+    assert torch.equal(attacked.images(range(5)), returned)
+    assert torch.equal(attacked.labels, images.labels[:5])
+    assert attacked.class_names == images.class_names
+    told = attacked.attack
+    assert told is not None
+    assert told["method"] == method
+    assert told["index"] == [0, 1, 2, 3, 4]
+    assert told["l2"] == pytest.approx(torch.cat([each.result.l2 for each in seen]).tolist())
+    assert told["clean_predict"] == images.labels[:5].tolist()
+    clean = pyarrow.parquet.read_table(tmp_path / "out" / "test.parquet").column("clean")
+    stored = torch.tensor(clean.to_pylist(), dtype=torch.float32)
+    assert torch.equal(stored, images.images(range(5)))
+    assert summary["images"] == summary["clean_correct"] == 5
+    assert summary["succeeded"] == sum(told["success"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"attack.json", "test.parquet"}
+
+
+def test_an_interrupted_attack_goes_on_to_the_same_images(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = settings_of(images_per_batch=2)
+    attack_data(smoothed, images, settings, whole)
+    with pytest.raises(KeyboardInterrupt):
+        attack_data(smoothed, images, settings, parts, interrupted(2))
+    assert not (parts / "test.parquet").exists()
+    with pytest.raises(ConcertError, match="holds no test images"):
+        load_images("pictures", "test", parts)
+    later: list[AttackProgress] = []
+    attack_data(smoothed, images, settings, parts, later.append)
+    assert [each.done for each in later] == [4, 5]
+    first, second = (load_images("pictures", "test", folder) for folder in (whole, parts))
+    assert first.fingerprint == second.fingerprint
+    again: list[AttackProgress] = []
+    attack_data(smoothed, images, settings, parts, again.append)
+    assert not again
+
+
+def test_a_folder_of_another_attack_is_refused(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    attack_data(smoothed, images, settings_of(), tmp_path / "out")
+    with pytest.raises(ConcertError, match="with other settings"):
+        attack_data(smoothed, images, settings_of(steps=4), tmp_path / "out")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(ConcertError, match="is not empty"):
+        attack_data(smoothed, images, settings_of(), tmp_path / "notes")
+    other = smooth(Patches(shape=(1, 8, 8)), IsotropicNoise(0.25), shape=(1, 8, 8))
+    with pytest.raises(ConcertError, match="takes images of shape"):
+        attack_data(other, images, settings_of(), tmp_path / "new")
+    with pytest.raises(ConcertError, match="unknown targets 'spoof'"):
+        attack_data(smoothed, images, settings_of(targets="spoof"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "out" / "test.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(ConcertError, match="is damaged"):
+        attack_data(smoothed, images, settings_of(), tmp_path / "out")
+
+
+def test_targets_are_a_class_or_drawn_for_each_image(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    fixed = chosen_targets(settings_of(targets="3"), labels, [0, 1, 2, 3], 4)
+    assert fixed.tolist() == [3, 3, 3, 0]
+    drawn = chosen_targets(settings_of(targets="random"), labels, [8, 9, 10, 11], 4)
+    assert (drawn != labels).all()
+    alone = chosen_targets(settings_of(targets="random"), labels[2:3], [10], 4)
+    assert alone[0] == drawn[2]
+    many = chosen_targets(
+        settings_of(targets="random"), torch.zeros(300, dtype=torch.int64), list(range(300)), 4
+    )
+    assert torch.bincount(many).tolist()[0] == 0
+    assert int(torch.bincount(many)[1:].min()) > 70
+    attack_data(smoothed, images, settings_of(targets="random"), tmp_path / "out")
+    told = load_images("pictures", "test", tmp_path / "out").attack
+    assert told is not None
+    assert (
+        told["target"]
+        == chosen_targets(
+            settings_of(targets="random"), images.labels[:5], list(range(5)), 4
+        ).tolist()
+    )
+
+
+def test_spoofed_targets_are_those_of_the_library(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    settings = settings_of("shadow", targets="spoof", images_per_batch=5)
+    attack_data(smoothed, images, settings, tmp_path / "out")
+    attacked = load_images("pictures", "test", tmp_path / "out")
+    clean = images.images([2])
+    alone = spoofing_shadow(
+        smoothed, clean, images.labels[2:3], indices=[2], seed=0, **settings.arguments
+    )
+    assert torch.equal(attacked.images([2]), alone.images)
+
+
+def test_arguments_are_defaults_then_the_preset_then_those_given() -> None:
+    reference = method_arguments("shadow", "reference", {})
+    assert (reference["steps"], reference["draws"], reference["lambda_tv"]) == (300, 400, 0.3)
+    fast = method_arguments("shadow", "fast", {"draws": 7})
+    assert (fast["steps"], fast["draws"], fast["lambda_tv"]) == (100, 7, 0.3)
+    for arguments, message in (
+        (("shadows", "fast", {}), "did you mean 'shadow'"),
+        (("pgd", "quick", {}), "unknown preset 'quick'"),
+        (("pgd", "fast", {"hints": 3}), "has no setting 'hints'"),
+    ):
+        with pytest.raises(ConcertError, match=message):
+            method_arguments(*arguments)
+
+
+def test_the_summary_counts_images_that_were_right_before(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    wrong = images.labels.clone()
+    wrong[0] = (wrong[0] + 1) % 4
+    mislabelled = ImageSet("pictures", "test", images.images(range(7)), wrong, images.class_names)
+    arguments = method_arguments("pgd", "fast", {**SMALL, "epsilon": 0.0})
+    summary = attack_data(smoothed, mislabelled, AttackSettings("pgd", arguments), tmp_path / "out")
+    # No perturbation: it "succeeds" where the answer was wrong before.
+    assert summary["clean_correct"] == 6
+    assert summary["succeeded"] == 1
+    assert summary["succeeded_of_clean_correct"] == 0
+    stored = json.loads((tmp_path / "out" / "attack.json").read_text())
+    assert stored["result"] == summary
+    assert images.shape == SHAPE

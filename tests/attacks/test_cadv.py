@@ -1,0 +1,228 @@
+"""cAdv: its choice of pixels, its colours, its stop rule, and what it finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import Brightness, Patches, Red, labels_of, random_images, smooth
+from torch import Tensor, nn
+from torch.nn import functional
+
+from concert.attacks import cadv
+from concert.attacks.cadv import (
+    choose_clusters,
+    color_clusters,
+    first_hints,
+    predicted_ab,
+    recolored,
+)
+from concert.colorization import decode_ab, load_colorizer, rgb_to_lab
+from concert.colorization.lab import AB_BINS, ab_grid
+from concert.errors import ConcertError
+from concert.noise import GeneratedNoise, IsotropicNoise, QueriedNoise
+
+SHAPE = (3, 16, 16)
+
+
+class Faithful(nn.Module):
+    """A colorizer that gives every pixel its hint, as far as the mask believes it.
+
+    Its distribution is flat in the left half and one colour in the right half.
+    """
+
+    takes_hints = True
+
+    def forward(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+        batch, _, height, width = lightness.shape
+        logits = torch.zeros(batch, AB_BINS, -(-height // 4), -(-width // 4))
+        logits[:, 0, :, logits.shape[-1] // 2 :] = 50.0
+        return logits
+
+    def colors(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+        return hints * mask
+
+
+class Blocks(nn.Module):
+    """A colorizer without `colors`: in each cell the mean hint, as two bins of ab."""
+
+    def forward(self, lightness: Tensor, hints: Tensor, mask: Tensor) -> Tensor:
+        ab = functional.avg_pool2d(hints * mask, 4, ceil_mode=True)
+        grid = ab_grid(ab)
+        distance = (ab[:, None] - grid[None, :, :, None, None]).square().sum(dim=2)
+        return -distance / 200.0
+
+
+def images_of(count: int, seed: int = 0) -> Tensor:
+    """Smooth colours, in the middle of the gamut."""
+    coarse = random_images(count, seed, (3, 4, 4))
+    return 0.3 + 0.4 * functional.interpolate(coarse, size=SHAPE[1:], mode="bilinear")
+
+
+def patches() -> Patches:
+    return Patches(shape=SHAPE)
+
+
+def test_colours_are_clustered_and_lightness_only_when_asked() -> None:
+    rgb = torch.zeros(1, 3, 32, 32)
+    rgb[:, 0] = 0.8
+    rgb[:, :, :, 16:] = torch.tensor([0.2, 0.2, 0.8]).view(3, 1, 1)
+    (lab,) = rgb_to_lab(rgb)
+    found = color_clusters(lab, 2, "ab", seed=0)
+    assert found.shape == (32, 32)
+    assert len(np.unique(found[:, :15])) == len(np.unique(found[:, 17:])) == 1
+    assert found[0, 0] != found[0, -1]
+    grey = torch.full((1, 3, 32, 32), 0.2)
+    grey[..., 16:] = 0.9
+    (lab,) = rgb_to_lab(grey)
+    lab[1:] = 0.0
+    assert len(np.unique(color_clusters(lab, 8, "ab", seed=0))) == 1
+    assert len(np.unique(color_clusters(lab, 8, "lab", seed=0))) > 1
+
+
+def test_clusters_are_chosen_by_mean_entropy() -> None:
+    clusters = np.array([[0, 0, 1], [2, 2, 1]])
+    entropy = np.array([[1.0, 3.0, 5.0], [0.0, 1.0, 0.0]])
+    # Means: 2, 2.5 and 0.5.
+    lowest = choose_clusters(entropy, clusters, 1, "lowest")
+    assert lowest.tolist() == [[False, False, False], [True, True, False]]
+    highest = choose_clusters(entropy, clusters, 2, "highest")
+    assert highest.tolist() == [[True, True, True], [False, False, True]]
+    assert choose_clusters(entropy, clusters, 9, "lowest").all()
+
+
+def test_hints_are_true_colours_of_chosen_pixels() -> None:
+    (lab,) = rgb_to_lab(images_of(1))
+    chosen = np.zeros(SHAPE[1:], dtype=bool)
+    chosen[3:9, 2:7] = True
+    hints, mask = first_hints(lab, chosen, 12, torch.Generator().manual_seed(0))
+    revealed = mask[0] == 1
+    assert int(revealed.sum()) == 12
+    assert not bool((revealed & ~torch.from_numpy(chosen)).any())
+    assert torch.allclose(110 * hints[:, revealed], lab[1:, revealed], atol=1e-4)
+    assert not bool(hints[:, ~revealed].any())
+    everything = first_hints(lab, chosen, 500, torch.Generator().manual_seed(0))[1]
+    assert torch.equal(everything[0] == 1, torch.from_numpy(chosen))
+
+
+def test_a_faithful_colorizer_gives_the_image_back() -> None:
+    images = images_of(2)
+    lab = rgb_to_lab(images)
+    again = recolored(Faithful(), lab[:, :1], lab[:, 1:] / 110, torch.ones_like(lab[:, :1]))
+    assert torch.allclose(again, images, atol=1e-4)
+
+
+def test_colours_are_the_mean_of_the_distribution_enlarged() -> None:
+    lightness, hints = torch.full((1, 1, 10, 13), 50.0), torch.full((1, 2, 10, 13), 20.0)
+    ab = predicted_ab(Blocks(), lightness, hints, torch.ones_like(lightness))
+    assert ab.shape == (1, 2, 10, 13)
+    assert torch.allclose(ab, torch.full_like(ab, 20.0), atol=0.5)
+    colorizer = load_colorizer()
+    sizes = torch.full((2, 1, 32, 32), 60.0), torch.zeros(2, 2, 32, 32), torch.zeros(2, 1, 32, 32)
+    asked = predicted_ab(colorizer, *sizes)
+    cells = decode_ab(colorizer(*sizes).softmax(dim=1))
+    assert torch.allclose(asked.mean(dim=(2, 3)), cells.mean(dim=(2, 3)), atol=0.5)
+
+
+@pytest.mark.parametrize("colorizer", [Faithful(), Blocks()], ids=["colors", "distribution"])
+def test_the_image_has_gradients_in_hints_and_mask(colorizer: nn.Module) -> None:
+    """Of the pipeline from hints to sRGB, against finite differences."""
+    lab = rgb_to_lab(images_of(1))[..., :4, :4].double()
+    hints = (lab[:, 1:] / 110).clone().requires_grad_()
+    mask = torch.full_like(lab[:, :1], 0.5).requires_grad_()
+
+    def pictures(hints: Tensor, mask: Tensor) -> Tensor:
+        return recolored(colorizer, lab[:, :1], hints, mask)
+
+    assert torch.autograd.gradcheck(pictures, (hints, mask), atol=1e-4)
+
+
+def test_the_lightness_stays_and_the_colours_change() -> None:
+    smoothed = smooth(Red(), IsotropicNoise(0.1), 2, shape=SHAPE)
+    image = images_of(1)
+    label = smoothed.classifier(image).argmax(dim=1)
+    result = cadv(smoothed, image, label, colorizer=Faithful(), steps=60, lr=0.02, hints=200)
+    assert result.success.tolist() == result.success_8bit.tolist() == [True]
+    before, after = rgb_to_lab(image), rgb_to_lab(result.images)
+    inside = ((result.images > 0.01) & (result.images < 0.99)).all(dim=1)[0]
+    assert int(inside.sum()) > 30
+    assert torch.allclose(after[0, 0, inside], before[0, 0, inside], atol=0.05)
+    assert float((after - before)[:, 1:].abs().mean()) > 1
+    assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+@pytest.mark.parametrize("against", ["base", "smoothed", "deployed"])
+def test_it_reaches_targets_and_leaves_labels_with_the_shipped_colorizer(against: str) -> None:
+    smoothed = smooth(patches(), QueriedNoise(Brightness(), 0.6, 0.2, 0.4), shape=SHAPE)
+    images = images_of(2)
+    labels = smoothed.classifier(images).argmax(dim=1) if against == "base" else None
+    labels = labels_of(smoothed, images) if labels is None else labels
+    common = {"steps": 30, "lr": 0.02, "draws": 16, "against": against}
+    left = cadv(smoothed, images, labels, **common)
+    assert left.success.all()
+    assert bool(left.images.isfinite().all())
+    aimed = cadv(smoothed, images, labels, (labels + 1) % 4, **common)
+    assert aimed.targets.tolist() == ((labels + 1) % 4).tolist()
+    assert int(aimed.steps.max()) >= int(left.steps.max())
+
+
+def test_an_image_is_left_alone_once_its_goal_leads_and_has_settled() -> None:
+    """A saturated classifier is settled at once; one that cannot be left takes all steps."""
+
+    class Certain(nn.Module):
+        def __init__(self, label: int) -> None:
+            super().__init__()
+            self.label = label
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = images.flatten(1)[:, :2] * 1e-3
+            return logits + 50.0 * functional.one_hot(torch.tensor([self.label]), 2)
+
+    steps = {}
+    for answer in (0, 1):
+        smoothed = smooth(Certain(answer), IsotropicNoise(0.1), 2, shape=SHAPE)
+        result = cadv(smoothed, images_of(2), torch.tensor([0, 0]), colorizer=Faithful(), steps=6)
+        steps[answer] = result.steps.tolist()
+    # The lead is compared with that of the step before, so one step is always taken.
+    assert steps == {0: [6, 6], 1: [1, 1]}
+
+
+def test_a_batch_is_its_images_and_a_seed_is_a_result() -> None:
+    smoothed = smooth(patches(), GeneratedNoise(Brightness()), shape=SHAPE)
+    images = images_of(2)
+    labels = labels_of(smoothed, images)
+    settings = {"steps": 8, "lr": 0.01, "draws": 16, "against": "deployed"}
+    together = cadv(smoothed, images, labels, indices=[4, 9], **settings)
+    again = cadv(smoothed, images, labels, indices=[4, 9], **settings)
+    assert torch.equal(together.images, again.images)
+    for row, index in enumerate([4, 9]):
+        one = slice(row, row + 1)
+        alone = cadv(smoothed, images[one], labels[one], indices=[index], **settings)
+        assert torch.allclose(alone.images[0], together.images[row], atol=2e-3)
+        assert int(alone.steps) == int(together.steps[row])
+
+
+def test_black_white_and_grey_images_give_no_nan() -> None:
+    smoothed = smooth(patches(), IsotropicNoise(0.1), shape=SHAPE)
+    images = torch.stack([torch.full(SHAPE, value) for value in (0.0, 0.5, 1.0)])
+    result = cadv(smoothed, images, labels_of(smoothed, images), steps=4, lr=0.05)
+    assert bool(result.images.isfinite().all())
+    assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+def test_mistakes_are_named() -> None:
+    class Blind(Faithful):
+        takes_hints = False
+
+    smoothed = smooth(patches(), IsotropicNoise(0.1), shape=SHAPE)
+    for settings, message in (
+        ({"choice": "low"}, "unknown choice for choice 'low'"),
+        ({"space": "rgb"}, "unknown choice for space"),
+        ({"clusters": 0}, "clusters must be at least 1"),
+        ({"colorizer": Blind()}, "takes no hints"),
+    ):
+        with pytest.raises(ConcertError, match=message):
+            cadv(smoothed, images_of(1), torch.tensor([0]), **settings)
+    grey = smooth(Patches(shape=(1, 8, 8)), IsotropicNoise(0.1), shape=(1, 8, 8))
+    with pytest.raises(ConcertError, match="have none"):
+        cadv(grey, random_images(1, shape=(1, 8, 8)), torch.tensor([0]))

@@ -1,0 +1,130 @@
+"""Tables of certified accuracy under attack: subsets by norm, exact intervals, and layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mpmath import binomial, mp, mpf
+
+from concert.errors import ConcertError
+from concert.evaluation import attack_table
+from concert.evaluation.attack_table import (
+    attack_notes,
+    perturbation_norms,
+    printed,
+    proportion_interval,
+    tau_grid,
+)
+from concert.evaluation.report import write_report
+from concert.log_reading import LoadedLog
+
+MakeLog = Callable[..., LoadedLog]
+
+
+@pytest.fixture
+def attacked_log(make_log: MakeLog) -> MakeLog:
+    """A function to a log of four images: certified, wrong, abstained, correct with radius 0."""
+
+    def make(
+        data: str = "cifar10, cadv",
+        method: str = "cadv",
+        name: str = "run",
+        identity: dict[str, Any] | None = None,
+        l2: Sequence[float] = (1.0, 2.0, 2.5, 5.0),
+    ) -> LoadedLog:
+        outcomes = [(3, 3, 0.4), (3, 5, 0.2), (3, -1, 0.0), (3, 3, 0.0)]
+        attack = {"method": method, "against": "base", "l2": list(l2), "weights": "aa"}
+        return make_log(outcomes, name, identity=identity, data=data, attack=attack)
+
+    return make
+
+
+def test_the_subsets_are_of_images_perturbed_by_at_most_tau(attacked_log: MakeLog) -> None:
+    log = attacked_log()
+    assert perturbation_norms(log).tolist() == [1.0, 2.0, 2.5, 5.0]
+    table = attack_table.attack_table([log], [0.5, 1.0, 2.25, 5.0])
+    assert table["tau"].tolist() == [0.5, 1.0, 2.25, 5.0, math.inf]
+    assert table["N"].tolist() == [0, 1, 2, 4, 4]
+    # Correct with radius 0 is not certified.
+    assert table["certified"].tolist() == [0, 1, 1, 1, 1]
+    assert table["accuracy"].tolist()[1:] == [1.0, 0.5, 0.25, 0.25]
+    assert math.isnan(table["accuracy"][0])
+
+
+def test_intervals_are_exact() -> None:
+    """At its lower end k or more successes have probability 2.5 %, at its upper end k or fewer."""
+    mp.dps = 30
+    for k, n in ((1, 4), (39, 100), (7, 9)):
+        low, high = (mpf(end) for end in proportion_interval(k, n))
+        tails = [
+            sum(binomial(n, i) * p**i * (1 - p) ** (n - i) for i in successes)
+            for p, successes in ((low, range(k, n + 1)), (high, range(k + 1)))
+        ]
+        assert [float(tail) for tail in tails] == pytest.approx([0.025, 0.025], abs=1e-6)
+    assert proportion_interval(0, 10)[0] == 0.0
+    assert proportion_interval(10, 10)[1] == 1.0
+    assert all(math.isnan(end) for end in proportion_interval(0, 0))
+
+
+def test_the_papers_grids_are_the_defaults(attacked_log: MakeLog) -> None:
+    assert tau_grid([attacked_log()]) == [2.0, 2.25, 2.5, 2.75, 3.0, 4.0, 5.0, 6.0]
+    assert tau_grid([attacked_log(method="shadow", name="c")]) == [3.0, 4.0, 5.0, 6.0]
+    imagenet = attacked_log("imagenet, cadv", name="a")
+    assert tau_grid([imagenet]) == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0]
+    shadow = attacked_log("imagenet, shadow", method="shadow", name="b")
+    assert tau_grid([shadow]) == [10.0, 30.0, 90.0, 270.0]
+
+
+def test_the_printed_table_has_a_row_a_log_and_a_cell_a_tau(attacked_log: MakeLog) -> None:
+    logs = [attacked_log(), attacked_log(name="other")]
+    shown = printed(attack_table.attack_table(logs, [0.5, 2.25]))
+    assert len(shown) == 2
+    assert list(shown.columns) == [
+        "sigma",
+        "method",
+        "attack",
+        "against",
+        "tau 0.5",
+        "tau 2.25",
+        "all",
+        "guarantee",
+        "certificate",
+    ]
+    assert shown["tau 0.5"][0] == "- (0)"
+    # 1 of 2: the exact interval is [0.0126, 0.9874], rounded outwards.
+    assert shown["tau 2.25"][0] == "0.50 [0.01, 0.99] (2)"
+
+
+def test_images_attacked_through_another_model_are_named(attacked_log: MakeLog) -> None:
+    own, other = (
+        attacked_log(name=weights, identity={"weights": weights}) for weights in ("aa", "bb")
+    )
+    assert len(attack_notes([own])) == 1
+    (_, note) = attack_notes([own, other])
+    assert "bb/certify" in note or note.startswith("bb")
+    assert "through another model" in note
+
+
+def test_a_report_of_attacked_logs_has_the_table(
+    attacked_log: MakeLog, make_log: MakeLog, tmp_path: Path
+) -> None:
+    log = attacked_log()
+    files = write_report([log], tmp_path)
+    assert tmp_path / "attacks.csv" in files
+    text = (tmp_path / "attacks.txt").read_text()
+    assert "tau 2.25" in text
+    assert "radius above 0" in text
+    clean = make_log([(3, 3, 0.4)], "clean", data="cifar10")
+    with pytest.raises(ConcertError, match="do not go into one table"):
+        write_report([clean, log], tmp_path)
+    with pytest.raises(ConcertError, match="not a log of attacked images"):
+        attack_table.attack_table([clean])
+
+
+def test_a_log_with_more_images_than_its_attack_is_refused(attacked_log: MakeLog) -> None:
+    with pytest.raises(ConcertError, match="the attack beside it does not"):
+        attack_table.attack_table([attacked_log(l2=[1.0, 2.0])])
