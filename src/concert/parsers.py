@@ -19,9 +19,10 @@ COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
     "certify": "certify the images of a data set into a log; resumes",
     "predict": "predict image files with the smoothed classifier",
+    "explain": "a picture per image file: its maps, votes and certificate",
     "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
-    "report": "tables and a figure from certification logs",
+    "report": "tables, figures and a page from certification logs",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
 
