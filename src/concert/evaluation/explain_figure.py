@@ -24,6 +24,7 @@ from concert.certificates import Guarantee
 from concert.evaluation.coverage import patch_coverage, telling_side, uniform_change
 from concert.evaluation.explain import Explanation
 from concert.evaluation.rendering import rounded_down
+from concert.records import ABSTAIN
 
 BLUE: Final = "#0072B2"
 ORANGE: Final = "#D55E00"
@@ -45,7 +46,8 @@ def explanation_figure(explanation: Explanation) -> Figure:
         _votes(figure.add_subplot(below[0, 1]), explanation)
         _words(figure.add_subplot(below[0, 2:]), explanation)
         _scale(figure.add_axes((0.02, 0.075, 0.96, 0.085)), explanation)
-        title = f"Answer: {explanation.answer}"
+        abstains = explanation.certification.label == ABSTAIN
+        title = "Abstains" if abstains else f"Answer: {explanation.answer}"
         if explanation.true_class:
             title += f"   (true class: {explanation.true_class})"
         _text(figure.text(0.02, 0.955, title, fontsize=14, fontweight="bold", color=INK))
@@ -116,18 +118,21 @@ def _covered(axes: Axes, explanation: Explanation) -> None:
             extent=extent,
             origin="lower",
         )
-    handles = [Patch(facecolor=BLUE, alpha=0.5, label=f"covered ({_percent(covered.mean())})")]
+    handles = []
+    if covered.any():
+        share = f"covered ({_percent(covered.mean())})"
+        handles.append(Patch(facecolor=BLUE, alpha=0.5, label=share))
     if not covered.all():
         handles.append(Patch(facecolor="none", edgecolor=ORANGE, hatch="////", label="not covered"))
     axes.legend(
         handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=2,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.02),
+        borderaxespad=0,
+        borderpad=0.2,
         frameon=False,
         fontsize=8,
-        handlelength=1.4,
-        columnspacing=1.0,
+        handlelength=1.6,
     )
 
 
