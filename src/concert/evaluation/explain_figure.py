@@ -32,11 +32,17 @@ INK: Final = "#222222"
 QUIET: Final = "#6b6b6b"
 CHANGE: Final = 8 / 255
 _MOST_CLASSES: Final = 5
+_STYLE: Final[dict[Any, Any]] = {
+    "hatch.color": ORANGE,
+    "hatch.linewidth": 0.7,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "concert",
+}
 
 
 def explanation_figure(explanation: Explanation) -> Figure:
     """A figure of 10 x 6.6 inches; radii in it are rounded down."""
-    with matplotlib.rc_context({"hatch.color": ORANGE, "hatch.linewidth": 0.7}):
+    with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.6), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
         above = figure.add_gridspec(1, 4, left=0.02, right=0.94, bottom=0.6, top=0.86, wspace=0.5)
@@ -57,9 +63,8 @@ def explanation_figure(explanation: Explanation) -> Figure:
 def rendered(figure: Figure, kind: Literal["png", "svg"], dpi: int = 150) -> bytes:
     """The figure's file; the same figure gives the same bytes."""
     buffer = BytesIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "concert", "hatch.color": ORANGE}
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-    with matplotlib.rc_context(settings | {"hatch.linewidth": 0.7}):
+    with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 

@@ -196,7 +196,7 @@ def _tables(logs: Sequence[LoadedLog], radii: Sequence[float] | None) -> list[Pa
             "sigma",
             "Noise per image",
             "Over the images of a log: minimum, median and maximum of the smallest value of the "
-            "image's sigma map (the paper's Table 8). It describes the noise and guarantees nothing.",
+            "image's sigma map (the paper's Table 8). It describes the noise, nothing else.",
             _numbers(tables.sigma_statistics(logs), 4),
         ),
         PageTable(
