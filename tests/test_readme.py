@@ -23,6 +23,9 @@ PAGES = (
     "docs/equations.md",
     "docs/logs.md",
     "docs/engines.md",
+    "docs/report.md",
+    "docs/start/researcher.md",
+    "docs/start/security-engineer.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.

@@ -20,7 +20,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from concert.certificates import Guarantee
+from concert.certificates import Guarantee, sigma_statistics
 from concert.evaluation.coverage import patch_coverage, telling_side, uniform_change
 from concert.evaluation.explain import Explanation
 from concert.evaluation.rendering import rounded_down
@@ -177,11 +177,12 @@ def _words(axes: Axes, explanation: Explanation) -> None:
     _title(axes, "in words")
     paragraphs = [explanation.sentence]
     if certification.radius > 0 and certification.axes is not None:
-        low, high = (float(end) for end in certification.axes.aminmax())
+        low, middle, high = sigma_statistics(certification.axes)
+        region = "the ball and an ellipsoid" if low < certification.radius else "an ellipsoid"
         paragraphs.append(
-            f"The certified region is an ellipsoid: its semi-axes are {rounded_down(low)} to "
-            f"{rounded_down(high)} long, {rounded_down(certification.proxy_volume)} in the "
-            "geometric mean. Where they are long, more change is covered."
+            f"The certified region is {region} with semi-axes of {rounded_down(low)} to "
+            f"{rounded_down(high)}, {rounded_down(middle)} in the geometric mean. Where they are "
+            "long, more change is covered."
         )
     if certification.radius > 0:
         paragraphs.append(_patches(explanation))
@@ -288,4 +289,6 @@ def _short(name: str) -> str:
 
 
 def _percent(share: float) -> str:
+    if 0 < share < 0.001:
+        return "under 0.1 %"
     return f"{rounded_down(100 * float(share), 1)} %"

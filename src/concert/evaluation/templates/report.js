@@ -76,12 +76,12 @@
     return made;
   }
 
-  function measure(text, share) {
+  function measure(text, share, kind = "") {
     const fill = element("span", { className: "fill" });
     fill.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
     const track = element("span", { className: "track" }, fill);
     track.setAttribute("aria-hidden", "true");
-    return element("td", { className: "measure" }, text, track);
+    return element("td", { className: `measure ${kind}` }, text, track);
   }
 
   const percent = (share) => `${(Math.floor(share * 1000 + 1e-9) / 10).toFixed(1)} %`;
@@ -112,8 +112,8 @@
       answer,
       measure(row.radiusText.slice(0, -1), row.radius / largest),
       element("td", { className: "number optional" }, row.axisText.slice(0, -1)),
-      vote ? measure(vote, row.share) : element("td"),
-      element("td", { className: "optional" }, element("span", { className: `chip g-${row.kind.guarantee}` }, row.kind.guarantee)),
+      vote ? measure(vote, row.share, "optional") : element("td", { className: "optional" }),
+      element("td", { className: "optional" }, row.radius > 0 ? element("span", { className: `chip g-${row.kind.guarantee}` }, row.kind.guarantee) : ""),
       element("td", { className: "detail" }, button),
     );
     const more = element("tr", { className: "more", id: detail, hidden: true });
