@@ -26,8 +26,8 @@ class ImageSet:
         shape: (C, H, W) of an image
         source: where the images came from, with the start of the fingerprint
         notes: caveats about them, "" if there are none
-        fingerprint: sha256 of the images and labels; of the labels and a sample of the encoded images
-            where images are decoded on demand
+        fingerprint: sha256 of the images and labels; of the labels and a sample of the encoded
+            images where images are decoded on demand
         augmentation: "none", "crop_flip" or "photo", see `training_images`
     """
 
