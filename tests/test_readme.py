@@ -124,6 +124,9 @@ def test_the_blocks_of_the_readme_run_as_pasted(demo: Path) -> None:
     assert {"python", "make", "parse", "run", "known"} == set(done)
     assert (demo / "concert-demo" / "digit.png").is_file()
     assert (demo / "concert-demo" / "comparison" / "table.txt").is_file()
+    assert (demo / "concert-demo" / "explained" / "digit.svg").is_file()
+    assert (demo / "concert-demo" / "photographs.png").is_file()
+    assert "<figcaption>" in (demo / "concert-demo" / "report" / "report.html").read_text()
 
 
 def check_module_line(line: str) -> None:
