@@ -20,13 +20,14 @@ if importlib.util.find_spec("ensurepip") is None:
 endef
 export CHECK
 
-.PHONY: help demo test lint wheel clean
+.PHONY: help demo test lint docs wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train, certify and compare on digits, in a few minutes"
 	@echo "make test    all tests"
 	@echo "make lint    style and types"
+	@echo "make docs    the documentation, in docs/_build/index.html"
 	@echo "make wheel   build the wheel, install it alone elsewhere and run the demo from it"
 	@echo "make clean   remove what these made, but no training runs"
 
@@ -41,6 +42,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy --strict src
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 wheel: $(VENV)/.installed-dev
 	rm -rf dist
 	$(BIN)/python -m build --wheel
@@ -51,7 +55,7 @@ wheel: $(VENV)/.installed-dev
 	&& venv/bin/python -c 'from concert.recipes import recipe_names; assert recipe_names()'
 
 clean:
-	rm -rf $(VENV) dist build concert-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build docs/_build concert-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -67,4 +71,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
 	@touch $@

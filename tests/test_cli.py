@@ -124,6 +124,51 @@ def test_report_prints_and_writes_tables(
         assert (folder / "report" / name).stat().st_size > 0
 
 
+def test_the_page_has_thumbnails_and_explains_images_of_the_run(
+    run: Path, log: Path, folder: Path
+) -> None:
+    out = folder / "page"
+    assert main(["report", str(log), "--gallery", "2", "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert page.count("<figcaption>") == 2
+    assert page.count("data:image/png;base64,") == 2 + 6
+    assert f"concert report {log} --gallery 2 --out {out}" in page
+
+
+def test_a_gallery_needs_the_model_that_made_the_log(
+    run: Path, log: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = folder / "alone" / "certify.tsv"
+    other.parent.mkdir()
+    other.write_bytes(log.read_bytes())
+    other.with_suffix(".json").write_bytes(log.with_suffix(".json").read_bytes())
+    assert "no log lies in the run folder" in fails(capsys, "report", other, "--gallery", 1)
+    wrong = ("report", log, "--data.name", "digits", "--data.path", folder / "nothing")
+    assert "nothing" in fails(capsys, *wrong)
+    assert "must not be negative" in fails(capsys, "report", log, "--gallery", -1)
+
+
+def test_explain_writes_a_picture_and_prints_the_sentence(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from concert.data import load_images
+
+    image = load_images("digits", "test").images([0])[0, 0].numpy()
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        Image.fromarray((image * 255).astype(np.uint8)).save(folder / name / "digit.png")
+    files = [str(folder / name / "digit.png") for name in ("a", "b")]
+    out = folder / "explained"
+    assert main(["explain", str(run), *files, "--n", "200", "--n0", "32", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "With probability at least 1 - 0.001" in printed or "Abstains" in printed
+    names = {"1-digit.png", "1-digit.svg", "2-digit.png", "2-digit.svg"}
+    assert {path.name for path in out.iterdir()} == names
+    with Image.open(out / "1-digit.png") as picture:
+        assert picture.size == (1500, 990)
+    assert "can never certify" in fails(capsys, "explain", run, files[0], "--n", 3)
+
+
 def test_predict_names_the_class_of_an_image_file(
     run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +194,7 @@ def test_help_needs_nothing(arguments: list[str], capsys: pytest.CaptureFixture[
     assert "concert" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["train", "certify", "predict", "report", "demo"])
+@pytest.mark.parametrize("command", ["train", "certify", "predict", "explain", "report", "demo"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main([command, "--help"])

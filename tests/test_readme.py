@@ -28,6 +28,9 @@ PAGES = (
     "docs/models.md",
     "docs/compare.md",
     "docs/attacks.md",
+    "docs/report.md",
+    "docs/start/researcher.md",
+    "docs/start/security-engineer.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
@@ -126,6 +129,9 @@ def test_the_blocks_of_the_readme_run_as_pasted(demo: Path) -> None:
     assert {"python", "make", "parse", "run", "known"} == set(done)
     assert (demo / "concert-demo" / "digit.png").is_file()
     assert (demo / "concert-demo" / "comparison" / "table.txt").is_file()
+    assert (demo / "concert-demo" / "explained" / "digit.svg").is_file()
+    assert (demo / "concert-demo" / "photographs.png").is_file()
+    assert "<figcaption>" in (demo / "concert-demo" / "report" / "report.html").read_text()
 
 
 def check_module_line(line: str) -> None:

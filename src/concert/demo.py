@@ -6,8 +6,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
+from concert.colorization import load_colorizer
 from concert.commands.certify import certify_with_display
 from concert.commands.train import train_with_display
 from concert.config import (
@@ -20,6 +22,10 @@ from concert.config import (
 from concert.data import load_images
 from concert.errors import INTERRUPTED
 from concert.evaluation.certify import CertifySettings
+from concert.evaluation.entropy_figure import entropy_figure
+from concert.evaluation.explain_figure import rendered
+from concert.evaluation.gallery import gallery
+from concert.evaluation.page import PageExtras
 from concert.evaluation.report import write_report
 from concert.log_reading import read_log
 from concert.runs import load
@@ -51,6 +57,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
     if quick:
         settings = replace(settings, subset="first:20", n=500)
     images = load_images("digits", settings.split)
+    command = f"concert demo{' --quick' * quick} --out {out}"
     logs = []
     for name, recipe in demo_recipes().items():
         run = out / name
@@ -61,10 +68,14 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
             return INTERRUPTED
         console.rule(f"{name}: certifying held-out images")
         log_path = run / "certify.tsv"
-        command = f"concert demo{' --quick' * quick} --out {out}"
         certify_with_display(load(run), run, images, settings, log_path, console, command)
         logs.append(read_log(log_path))
-    files = write_report(logs, out / "report")
+    console.rule("explaining")
+    (out / "photographs.png").write_bytes(explained_photographs())
+    console.print(f"{out / 'photographs.png'}: two photographs and how ambiguous their colours are")
+    count = 1 if quick else 4
+    extras = PageExtras(images, gallery(logs, images, count), command)
+    files = write_report(logs, out / "report", extras=extras)
     console.rule("comparison")
     console.print((out / "report" / "table.txt").read_text(encoding="utf-8"))
     console.print(f"report: {out / 'report'} ({', '.join(file.name for file in files)})")
@@ -75,7 +86,19 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
         "Your own images, in folders by class under DIR/train and DIR/test:\n"
         "  concert train mnist/concert-0.25-cpu --data.name mine --data.path DIR"
     )
+    console.print(f"\nOpen in a browser: {out / 'report' / 'report.html'}")
     return 0
+
+
+def explained_photographs() -> bytes:
+    """A PNG of scikit-learn's two photographs with their entropy maps, by the compact colorizer."""
+    # Imported here because it takes seconds.
+    from sklearn.datasets import load_sample_images
+
+    samples = load_sample_images()
+    photographs = [torch.tensor(image / 255.0).float().movedim(-1, 0) for image in samples.images]
+    figure = entropy_figure(photographs, ["a temple in China", "a flower"], load_colorizer())
+    return rendered(figure, "png", dpi=110)
 
 
 def shortened(recipe: Recipe) -> Recipe:

@@ -20,10 +20,11 @@ COMMANDS: Final = {
     "certify": "certify the images of a data set into a log; resumes",
     "import": "make a run folder of a published or own checkpoint",
     "predict": "predict image files with the smoothed classifier",
+    "explain": "a picture per image file: its maps, votes and certificate",
     "export": "deploy a trained network with a faster engine",
     "audit": "try to break the certificates of a log; resumes",
     "attack": "attacked images as a data set to certify; resumes",
-    "report": "tables and a figure from certification logs",
+    "report": "tables, figures and a page from certification logs",
     "compare": "train, certify and report a set of recipes; resumes",
     "demo": "train, certify and compare on digits, in a few minutes",
 }

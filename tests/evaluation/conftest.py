@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from written_logs import log_maker
 
-from concert.certificates import Guarantee
-from concert.certification_log import CertificationLog
-from concert.log_reading import LoadedLog, read_log
-from concert.records import Certification
-
-Outcome = tuple[int, int, float]
+from concert.log_reading import LoadedLog
 
 
 @pytest.fixture
 def make_log(tmp_path: Path) -> Callable[..., LoadedLog]:
     """A function from outcomes (true label, prediction, radius) to a log in a folder `name`."""
-
-    def make(
-        outcomes: Sequence[Outcome],
-        name: str = "run",
-        guarantees: Sequence[Guarantee] = (Guarantee.DEPLOYED,),
-        identity: dict[str, Any] | None = None,
-        **info: Any,
-    ) -> LoadedLog:
-        path = tmp_path / name / "certify.tsv"
-        with CertificationLog.open(path, identity or {}, info) as log:
-            for index, (true_label, label, radius) in enumerate(outcomes):
-                certification = Certification(
-                    label=label,
-                    radius=radius,
-                    p_lower=0.9,
-                    guarantee=guarantees[index % len(guarantees)],
-                    certificate="isotropic",
-                    axes=None,
-                    proxy_volume=radius,
-                    log_volume=-1.0,
-                    n_used=1000,
-                    votes=(1000,),
-                    seed=0,
-                    index=index,
-                    candidate=0,
-                    sigma_min=0.25 + index / 64,
-                    sigma_geomean=0.5,
-                    sigma_max=1.0,
-                    reason="",
-                )
-                log.append(certification, true_label, seconds=0.5 * (index + 1))
-        return read_log(path)
-
-    return make
+    return log_maker(tmp_path)

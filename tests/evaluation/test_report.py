@@ -28,6 +28,7 @@ NAMES = [
     "runtime.csv",
     "certified_accuracy.png",
     "summary.json",
+    "report.html",
 ]
 
 

@@ -1,16 +1,23 @@
-"""`concert report LOG...`: tables and figures from certification logs."""
+"""`concert report LOG...`: everything that certification logs say, as files and as one page."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
+from concert.commands.loading import import_from_here
+from concert.commands.logged_images import find_images
 from concert.console import (
     make_console,
 )
+from concert.errors import ConcertError
+from concert.evaluation.gallery import gallery
+from concert.evaluation.page import PageExtras
 from concert.evaluation.report import write_report
+from concert.evaluation.tables import require_one_dataset
 from concert.log_reading import read_log
-from concert.parsers import COMMANDS, Parser
+from concert.parsers import COMMANDS, Parser, data_flags
 
 
 def parser() -> Parser:
@@ -24,17 +31,35 @@ def parser() -> Parser:
         default=None,
         help="of attacked images: largest l2 norms of the subsets, [2,3,...]; default: the paper's",
     )
+    data_flags(made, "the data of the runs, for thumbnails, if it is at hand")
+    made.add_argument(
+        "--gallery", type=int, default=0, help="how many images to certify again and explain"
+    )
+    made.add_argument("--trust", action="store_true", help="import the run's own classifier code")
     return made
 
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert report LOG...`"""
     logs = [read_log(path) for path in options.logs]
-    files = write_report(logs, options.out, taus=options.taus)
+    require_one_dataset(logs)
+    if options.gallery < 0:
+        raise ConcertError(f"gallery must not be negative, got {options.gallery}")
+    images = find_images(logs, options.data)
+    shown = None
+    if options.gallery:
+        if images is None:
+            raise ConcertError("the gallery needs the images: give their folder with --data.path")
+        if options.trust:
+            import_from_here()
+        shown = gallery(logs, images, options.gallery, options.trust)
+    extras = PageExtras(images, shown, f"concert {shlex.join(argv)}")
+    files = write_report(logs, options.out, taus=options.taus, extras=extras)
     console = make_console()
     console.print((options.out / "table.txt").read_text(encoding="utf-8"))
     attacks = options.out / "attacks.txt"
     if attacks in files:
         console.print(attacks.read_text(encoding="utf-8"))
     console.print("written: " + ", ".join(str(file) for file in files))
+    console.print(f"look at: {options.out / 'report.html'}")
     return 0

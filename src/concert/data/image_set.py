@@ -20,16 +20,18 @@ SUBSET_RULES = "'all', 'first:COUNT', 'every:STEP' or 'random:COUNT:SEED'"
 class ImageSet:
     """A split of a data set: images of one shape with integer labels.
 
-    name, split
-    labels: int64 (N,)
-    num_classes, class_names: class k is named class_names[k]
-    shape: (C, H, W) of an image
-    source: where the images came from, with the start of the fingerprint
-    notes: caveats about them, "" if there are none
-    fingerprint: sha256 of the images and labels; of the labels and a sample of the encoded images
-        where images are decoded on demand
-    augmentation: "none", "crop_flip" or "photo", see `training_images`
-    attack: for attacked images, how they were made and a list per number known of each, else None
+    Attributes:
+        name, split: of the data set.
+        labels: int64 (N,)
+        num_classes, class_names: class k is named class_names[k]
+        shape: (C, H, W) of an image
+        source: where the images came from, with the start of the fingerprint
+        notes: caveats about them, "" if there are none
+        fingerprint: sha256 of the images and labels; of the labels and a sample of the encoded
+            images where images are decoded on demand
+        augmentation: "none", "crop_flip" or "photo", see `training_images`
+        attack: for attacked images, how they were made and a list per number known of each, else
+            None
     """
 
     def __init__(

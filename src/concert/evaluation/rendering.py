@@ -88,6 +88,11 @@ def to_latex(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> str:
     )
 
 
+def printed(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The cells by column as all forms but CSV print them."""
+    return _shown(table)
+
+
 def _styler(columns: Mapping[str, Sequence[str]]) -> Styler:
     names = list(columns)
     style = pd.DataFrame(columns).style.hide(axis="index")

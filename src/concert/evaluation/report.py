@@ -20,6 +20,7 @@ from concert.evaluation.metrics import (
     certified_radii,
     nonzero_certified_accuracy,
 )
+from concert.evaluation.page import PageExtras, report_page
 from concert.evaluation.region_table import region_notes, region_table
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog
@@ -30,11 +31,12 @@ def write_report(
     out_dir: Path | str,
     radii: Sequence[float] | None = None,
     taus: Sequence[float] | None = None,
+    extras: PageExtras | None = None,
 ) -> list[Path]:
     """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
-    certified_accuracy.png and summary.json into `out_dir`, and return their paths; for logs of
-    attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each of
-    `taus` (default: the paper's grid).
+    certified_accuracy.png, summary.json and report.html into `out_dir`, and return their paths; for
+    logs of attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each
+    of `taus` (default: the paper's grid).
 
     The folder is created. Nothing is written unless everything could be computed. Raises
     ConcertError for no logs, logs of different data sets and a folder that cannot be written.
@@ -54,6 +56,7 @@ def write_report(
         "runtime.csv": rendering.to_csv(tables.runtime_table(logs)),
         "certified_accuracy.png": certified_accuracy_figure(logs),
         "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
+        "report.html": report_page(logs, radii, extras),
     }
     if all(attack_table.attacked(log) for log in logs):
         attacks = attack_table.attack_table(logs, taus)
