@@ -88,12 +88,12 @@ class Batches:
         """The sigma maps (B, C, H, W) of a batch, and its logits (B, K) if it is classified."""
         request, buffers = segments[0].request, self._buffers(crew)
         x = self._spread([s.subject.x for s in segments], segments, buffers["images"])
-        if not request.classify:
-            (xi,) = self._draw(segments, buffers["lanes"][:1])
-            used = self.noise.sigma_map_of(x, xi)
-            return used.expand(self.batch_size, *self.shape), None
         maps = [s.subject.sigma for s in segments if s.subject.sigma is not None]
         sigma = self._spread(maps, segments, buffers["sigma"]) if maps else None
+        if not request.classify:
+            (xi,) = self._draw(segments, buffers["lanes"][:1])
+            used = self.noise.sigma_map_of(x, xi) if sigma is None else sigma
+            return used.expand(self.batch_size, *self.shape), None
         noise = self.deployed_noise if request.deployed else self.noise
         noisy, used = noise(x, self._draw(segments, buffers["lanes"]), sigma)
         return used.expand_as(noisy), crew.network(noisy)

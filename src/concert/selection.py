@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 from scipy.special import ndtri
+import torch
 from torch import Tensor
 
 from concert.bounds import clopper_pearson_lower
@@ -65,7 +66,10 @@ def map_dips(noise: NoiseModel, stream: Stream, n: int) -> Steps[tuple[Tensor, T
     assert mean is not None
     reference = noise.reference(mean)
     if votes.maps is not None:
-        return mean, dips_below(votes.maps, reference.to(votes.maps.device)).cpu()
+        reference = reference.to(votes.maps.device)
+        # In parts, because all ratios would take as much room as the maps once more.
+        parts = votes.maps.split(64)
+        return mean, torch.cat([dips_below(part, reference) for part in parts]).cpu()
     votes = yield Request(stream, n, classify=False, reference=reference)
     assert votes.dips is not None
     return mean, votes.dips

@@ -18,10 +18,12 @@ from concert.console import (
 )
 from concert.data import load_images
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data
+from concert.log_reading import read_log
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
 from concert.runs import read_description
 from concert.smoothing import SmoothedClassifier
+from concert.stopping import staging_loss
 from concert.team import Team, make_team
 
 
@@ -67,8 +69,20 @@ def run(options: Any, argv: list[str]) -> int:
     smoothed = load_run(options, device=team.device)
     console = make_console(quiet=team.rank > 0)
     command = f"concert {shlex.join(argv)}"
+    settings.check(smoothed.noise)
+    batch_size = smoothed.sampler(description.shape).batch_size
+    stages = settings.rule.stages(settings.n, batch_size)
+    if len(stages.sizes) > 1:
+        loss = staging_loss(stages, settings.alpha)
+        console.print(
+            f"looking early costs an image that needs all draws at most {loss.unanimous:.2%} of "
+            f"its radius where all votes agree, {loss.ninety:.2%} where 90 % do"
+        )
     certify_with_display(smoothed, options.run, data, settings, log_path, console, command, team)
     console.print(f"log: {log_path}")
+    if len(stages.sizes) > 1 and team.rank == 0:
+        used = read_log(log_path).frame["n_used"].mean() / settings.n
+        console.print(f"draws used: {used:.1%} of n={settings.n} an image")
     console.print(smoothed.noise.sentence_of(settings.certificate))
     console.print(f"next: concert report {shlex.quote(str(log_path))}")
     return 0

@@ -7,6 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -98,7 +99,8 @@ def to_onnx(classifier: nn.Module, shape: tuple[int, int, int]) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                classifier.float(),
+                # A copy: the one given keeps its precision.
+                copy.deepcopy(classifier).float(),
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
