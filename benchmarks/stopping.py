@@ -1,7 +1,7 @@
 """What a stopping rule saves and costs, on the votes of a full run.
 
-    python benchmarks/stopping.py RUN --data.path data/mnist --subset first:500 \\
-        --stopping grid:0,0.25,0.5,0.75 --out benchmarks/stopping-mnist.json
+    python benchmarks/stopping.py RUN benchmarks/stopping-mnist.json --data.name mnist \\
+        --data.path data/mnist --subset first:500 --stopping grid:0,0.25,0.5,0.75
 
 Every image is certified with all n draws, and the counts at each look of the standard stages are
 noted in a file beside `out`, which a second call goes on with. From the same votes follows what
@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import auto_cli
 
 from concert.config import DataSettings
-from concert.evaluation.correlation import chosen_images
+from concert.data import ImageSet, load_images, subset_indices
 from concert.memory import keep_large_blocks
 from concert.mixing import Case, Steps
 from concert.procedure import Procedure
-from concert.runs import load
+from concert.runs import load, read_description
 from concert.sampling import Sampler
 from concert.selection import Selection, select
 from concert.smoothing import SmoothedClassifier
@@ -75,17 +74,14 @@ def outcome(
 
 def rows(
     smoothed: SmoothedClassifier,
-    images: torch.Tensor,
+    images: ImageSet,
     indices: list[int],
     procedure: Procedure,
     rule: str,
 ) -> Iterator[dict[str, Any]]:
     """A row an image: the counts of its candidate at the looks, and both outcomes."""
-    sampler = smoothed.sampler(images.shape[1:])
-    cases = (
-        Case(image, looks(sampler, index, procedure))
-        for image, index in zip(images, indices, strict=True)
-    )
+    sampler = smoothed.sampler(images.shape)
+    cases = (Case(images.images([index])[0], looks(sampler, index, procedure)) for index in indices)
     results = sampler.drive(cases, len(indices) * procedure.n)
     for index, ((chosen, votes), _) in zip(indices, results, strict=True):
         k = chosen.candidate
@@ -139,40 +135,34 @@ def main(
     procedure = Procedure(n=n, alpha=alpha, seed=seed, certificate=certificate)
     smoothed = load(run)
     procedure.check(smoothed.noise)
-    name, images, labels, indices = chosen_images_with_labels(run, data, subset)
-    settings = {"run": run.name, "data": name, "stopping": stopping, **asdict(procedure)}
-    settings["stopping"] = stopping
+    data = data or DataSettings(read_description(run)[0].data)
+    images = load_images(data.name, "test", data.path)
+    indices = subset_indices(len(images), subset)
+    settings = {"run": run.name, "data": data.name, **asdict(procedure), "stopping": stopping}
     noted = out.with_suffix(".rows.jsonl")
-    header = json.dumps(settings, sort_keys=True)
-    lines = noted.read_text().splitlines() if noted.exists() else []
+    header = json.dumps(settings, sort_keys=True) + "\n"
+    lines = noted.read_text().splitlines(keepends=True) if noted.exists() else []
     if lines and lines[0] != header:
         raise SystemExit(f"{noted} is of other settings: delete it, or give another --out")
+    # A killed run may have left half a line.
+    lines = [line for line in lines if line.endswith("\n")] or [header]
+    noted.write_text("".join(lines))
     done = {row["idx"]: row for row in map(json.loads, lines[1:])}
-    todo = [position for position, index in enumerate(indices) if index not in done]
+    todo = [index for index in indices if index not in done]
     with noted.open("a") as file:
-        if not lines:
-            print(header, file=file, flush=True)
-        remaining = [indices[position] for position in todo]
-        if todo:
-            for row in rows(smoothed, images[todo], remaining, procedure, stopping):
-                done[row["idx"]] = row
-                print(json.dumps(row), file=file, flush=True)
-    stages = StoppingRule.parse(stopping).stages(n, smoothed.sampler(images.shape[1:]).batch_size)
+        for row in rows(smoothed, images, todo, procedure, stopping):
+            done[row["idx"]] = row
+            print(json.dumps(row), file=file, flush=True)
+    stages = StoppingRule.parse(stopping).stages(n, smoothed.sampler(images.shape).batch_size)
     record = {
         **settings,
-        **summary([done[index] for index in indices], labels, stopping, n),
+        **summary([done[index] for index in indices], images.labels[indices].tolist(), stopping, n),
         "looks": list(stages.sizes),
         "loss": asdict(staging_loss(stages, alpha)),
     }
     text = json.dumps(record, indent=2)
     out.write_text(text + "\n")
     return text
-
-
-def chosen_images_with_labels(
-    run: Path, data: DataSettings | None, subset: str
-) -> tuple[str, torch.Tensor, list[int], list[int]]:
-    """The test images of a subset, with their labels and numbers."""
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.special import ndtri
 import torch
+from scipy.special import ndtri
 from torch import Tensor
 
 from concert.bounds import clopper_pearson_lower
@@ -68,7 +68,7 @@ def map_dips(noise: NoiseModel, stream: Stream, n: int) -> Steps[tuple[Tensor, T
     if votes.maps is not None:
         reference = reference.to(votes.maps.device)
         # In parts, because all ratios would take as much room as the maps once more.
-        parts = votes.maps.split(64)
+        parts = torch.split(votes.maps, 64)
         return mean, torch.cat([dips_below(part, reference) for part in parts]).cpu()
     votes = yield Request(stream, n, classify=False, reference=reference)
     assert votes.dips is not None
