@@ -11,6 +11,8 @@ import yaml
 from PIL import Image
 
 from concert.cli import main
+from concert.log_reading import read_log
+from concert.stopping import Stages, staging_loss
 
 COHEN = {
     "data": {"name": "digits", "subset": "first:256"},
@@ -111,6 +113,27 @@ def test_certify_writes_a_log_and_resumes_it(run: Path, log: Path) -> None:
         return [row[:5] + row[6:] for row in cells]  # all but the time
 
     assert rows(log.read_text()) == rows(content)
+
+
+def test_certify_prints_what_stopping_early_costs_and_saves(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    log = folder / "early.tsv"
+    arguments = ["certify", str(run), "--subset", "first:3", "--n", "4000", "--n0", "32"]
+    assert main([*arguments, "--stopping", "grid:0", "--log", str(log)]) == 0
+    printed = capsys.readouterr().out
+    loss = staging_loss(Stages((512, 1536, 4000), (0.06, 0.07, 0.87)), 0.001)
+    assert f"at most {loss.unanimous:.2%} of its radius where all votes agree" in printed
+    assert f"{loss.ninety:.2%} where 90 % do" in printed
+    used = [row["n_used"] for row in read_log(log).frame.to_dict("records")]
+    assert f"draws used: {sum(used) / 12_000:.1%} of n=4000 an image" in printed
+    assert sum(used) < 12_000
+
+    assert main([*arguments, "--log", str(folder / "full.tsv")]) == 0
+    printed = capsys.readouterr().out
+    assert "looking early" not in printed
+    assert "draws used" not in printed
 
 
 def test_report_prints_and_writes_tables(

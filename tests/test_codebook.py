@@ -11,6 +11,7 @@ from concert.generator import CodebookGenerator
 from concert.generator.codebook import CHOICE_MARGIN
 from concert.noise import QueriedNoise
 from concert.sampling import Sampler, SamplingSettings
+from concert.selection import map_dips
 from concert.streams import Domain, Stream
 from concert.votes import Request
 
@@ -116,7 +117,9 @@ def test_floor_of_a_clear_choice_is_its_map() -> None:
     noise = QueriedNoise(generator, QUERY, LOW, HIGH)
     shape = (1, 28, 28)
     sampler = Sampler(Sure(), noise, 2, shape, torch.device("cpu"), SamplingSettings())
-    mean, dips = sampler.sigma_maps(torch.rand(shape), Stream(0, Domain.SELECT, 0), 300)
+    mean, dips = sampler.run(
+        torch.rand(shape), map_dips(sampler.noise, Stream(0, Domain.SELECT, 0), 300)
+    )
     sampler.close()
     with torch.no_grad():
         assert torch.equal(noise.reference(mean), generator.maps(28, 28)[1])

@@ -228,7 +228,8 @@ def command(run: Path, log: Path, *arguments: str, images: int = 6, n: int = 100
 def test_two_processes_give_the_log_of_one(run_folder: Path, tmp_path: Path) -> None:
     for name, arguments in (("one", []), ("two", ["--devices", "2"])):
         done = subprocess.run(
-            command(run_folder, tmp_path / f"{name}.tsv", *arguments),
+            # Enough draws that batches mix images.
+            command(run_folder, tmp_path / f"{name}.tsv", *arguments, images=24),
             capture_output=True,
             text=True,
             timeout=300,

@@ -20,6 +20,7 @@ from concert.generator import CoarseGenerator
 from concert.inference import inference_copy
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.sampling import Sampler, SamplingSettings
+from concert.selection import map_dips
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream
 from concert.votes import Request, Votes, count_votes
 
@@ -195,7 +196,7 @@ def test_counts_and_mean_map_equal_those_of_a_plain_loop(kind: str, n: int) -> N
 def test_joint_votes_equal_those_of_a_plain_loop() -> None:
     noise, classifier, x = queried(), convolutional(), image()
     with closing(sampler(classifier, noise, workers=2)) as made:
-        mean, dips = made.sigma_maps(x, STREAM, 90)
+        mean, dips = made.run(x, map_dips(made.noise, STREAM, 90))
         floor = mean * (1 - dips.median())
         (votes,) = made.sample(x, [Request(STREAM, 90, floor=floor)])
         (all_votes,) = made.sample(x, [Request(STREAM, 90, floor=torch.full(SHAPE, 0.25))])
@@ -228,7 +229,7 @@ def test_dips_are_the_largest_relative_distances_below_the_mean_map(n: int) -> N
             maps.append(noise.generator(x[None] + 0.6 * xi)[0])
     expected = torch.stack(maps)
     with closing(sampler(linear(), noise, workers=2)) as made:
-        mean, dips = made.sigma_maps(x, STREAM, n)
+        mean, dips = made.run(x, map_dips(made.noise, STREAM, n))
     assert torch.allclose(mean, expected.mean(dim=0), rtol=1e-5)
     assert torch.allclose(dips, (1 - expected / mean).flatten(1).amax(dim=1), atol=1e-5)
     assert dips.shape == (n,)

@@ -12,7 +12,14 @@ from scipy.stats import binom, norm
 from concert.bounds import MARGIN, clopper_pearson_lower
 from concert.certificates import Claim, isotropic, isotropic_radius
 from concert.errors import ConcertError
-from concert.stopping import StagedBound, Stages, StoppingRule, next_radius
+from concert.stopping import (
+    StagedBound,
+    Stages,
+    StagingLoss,
+    StoppingRule,
+    next_radius,
+    staging_loss,
+)
 from concert.tally import Tally
 from concert.votes import Votes
 
@@ -218,3 +225,18 @@ def test_a_radius_that_all_draws_would_miss_is_given_up_on() -> None:
             k = round(share * size)
             bound.update(k)
         assert parsed.stops(bound, k, quarter) == stopped
+
+
+def test_what_looking_early_costs_is_the_last_stages_share_of_the_error() -> None:
+    stages = Stages.standard(100_000, 256)
+    loss = staging_loss(stages, 0.001)
+    # All draws agree: p_lower is the n-th root of the error.
+    radii = [norm.ppf(error ** (1 / 100_000)) for error in (stages.shares[-1] * 0.001, 0.001)]
+    assert loss.unanimous == pytest.approx(1 - radii[0] / radii[1], rel=1e-3)
+    assert 0.005 < loss.unanimous < 0.012
+    bounds = [clopper_pearson_lower(90_000, 100_000, a) for a in (stages.shares[-1] * 1e-3, 1e-3)]
+    assert loss.ninety == pytest.approx(1 - norm.ppf(bounds[0]) / norm.ppf(bounds[1]), rel=1e-9)
+    assert 0 < loss.ninety < loss.unanimous
+    assert staging_loss(Stages.single(1000), 0.001) == StagingLoss(0.0, 0.0)
+    # Ten draws certify plainly, and not after a share of the error was spent on five.
+    assert staging_loss(Stages((5, 10), (0.5, 0.5)), 0.001).unanimous == 1.0

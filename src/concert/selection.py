@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from scipy.special import ndtri
 from torch import Tensor
 
 from concert.bounds import clopper_pearson_lower
+from concert.mixing import Steps
+from concert.noise import NoiseModel
 from concert.procedure import Procedure
-from concert.sampling import Sampler
 from concert.streams import Stream
-from concert.votes import Request
+from concert.votes import Request, dips_below
 
 # Shares of draws whose map stays above the floor, from all of them downwards.
 LEVELS: Final = (1.0, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8)
@@ -32,28 +34,45 @@ class Selection:
     floor: Tensor | None
 
 
-def select(
-    sampler: Sampler,
-    image: Tensor,
-    stream: Stream,
-    procedure: Procedure,
-) -> Selection:
-    """The selection for an image (C, H, W): n0 draws vote for the class, and where the certificate
-    rests on a floor, n_select generator passes fix it for n certifying draws at error alpha/2.
+def select(noise: NoiseModel, stream: Stream, procedure: Procedure) -> Steps[Selection]:
+    """The selection for an image: n0 draws vote for the class, and where the certificate rests on a
+    floor, n_select generator passes fix it for n certifying draws at error alpha/2.
+
+    `noise` is the hot loop's copy, which the draws are made with.
     """
     n0 = procedure.n0
-    # The sampler's own copy of the noise, which the draws are made with.
-    noise = sampler.noise
-    (votes,) = sampler.sample(image, [Request(stream, n0, mean_map=True)])
+    floored = noise.needs_floor(procedure.certificate_of(noise))
+    votes = yield Request(stream, n0, mean_map=not floored)
     candidate = int(votes.counts.argmax())
-    assert votes.sigma_map is not None
-    if not noise.needs_floor(procedure.certificate_of(noise)):
+    if not floored:
+        assert votes.sigma_map is not None
         return Selection(candidate, votes.sigma_map, None)
-    sigma_map, dips = sampler.sigma_maps(image, stream, procedure.n_select)
+    sigma_map, dips = yield from map_dips(noise, stream, procedure.n_select)
     share = int(votes.counts[candidate]) / n0
     reference = noise.reference(sigma_map)
     floor = stable_floor(reference, dips, noise.lowest, share, procedure.n, 0.5 * procedure.alpha)
     return Selection(candidate, sigma_map, floor)
+
+
+def map_dips(noise: NoiseModel, stream: Stream, n: int) -> Steps[tuple[Tensor, Tensor]]:
+    """How the sigma map of an image varies over the first n draws, without the classifier.
+
+    Returns the mean map (C, H, W) and each draw's largest relative dip below the noise's reference
+    map, (n,): the map is at least (1 - dip) times the reference at every pixel. The maps are
+    computed a second time only where there is no room to keep them.
+    """
+    votes = yield Request(stream, n, mean_map=True, classify=False, keep_maps=True)
+    mean = votes.sigma_map
+    assert mean is not None
+    reference = noise.reference(mean)
+    if votes.maps is not None:
+        reference = reference.to(votes.maps.device)
+        # In parts, because all ratios would take as much room as the maps once more.
+        parts = torch.split(votes.maps, 64)
+        return mean, torch.cat([dips_below(part, reference) for part in parts]).cpu()
+    votes = yield Request(stream, n, classify=False, reference=reference)
+    assert votes.dips is not None
+    return mean, votes.dips
 
 
 def stable_floor(

@@ -9,10 +9,11 @@ is unsound (docs/errata.md).
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from concert import bounds, certificates
 from concert.checks import check_images, check_indices, check_prediction
 from concert.engines import EngineChoice
 from concert.errors import ConcertError
+from concert.mixing import Case, Steps, answer
 from concert.noise import NoiseModel
 from concert.procedure import Procedure
 from concert.records import ABSTAIN, Certification
@@ -164,11 +166,11 @@ class SmoothedClassifier(nn.Module):
         seed = fresh_seed() if seed is None else seed
         numbers = check_indices(indices, len(images))
         sampler = self.sampler(images.shape[1:])
-        votes = []
-        for image, number in zip(images, numbers, strict=True):
-            request = Request(Stream(seed, Domain.PREDICT, number), n, deployed=True)
-            votes += sampler.sample(image, [request])
-        return votes
+        cases = (
+            Case(image, answer(Request(Stream(seed, Domain.PREDICT, number), n, deployed=True)))
+            for image, number in zip(images, numbers, strict=True)
+        )
+        return [votes for votes, _ in sampler.drive(cases, len(images) * n)]
 
     def certify(
         self,
@@ -197,36 +199,62 @@ class SmoothedClassifier(nn.Module):
         return [timed.certification for timed in self.certify_each(images, procedure, indices)]
 
     def certify_each(
-        self, images: Tensor, procedure: Procedure, indices: Sequence[int] | None = None
+        self,
+        images: Iterable[Tensor],
+        procedure: Procedure,
+        indices: Sequence[int] | None = None,
     ) -> Iterator[Timed]:
-        """As `certify`, one image at a time, each with its seconds."""
-        procedure.check(self.noise)
-        images = self.noise.accept(check_images(images, self.shape))
-        for image, index in zip(images, check_indices(indices, len(images)), strict=True):
-            start = time.perf_counter()
-            certification = self._certify_image(image, index, procedure)
-            yield Timed(certification, time.perf_counter() - start)
+        """As `certify`, each image as soon as it and those before it are done, with its seconds.
 
-    def _certify_image(self, image: Tensor, index: int, procedure: Procedure) -> Certification:
-        sampler, rule = self.sampler(image.shape), procedure.rule
-        certificate = procedure.certificate_of(sampler.noise)
-        choice = Stream(procedure.seed, Domain.SELECT, index)
-        chosen = select(sampler, image, choice, procedure)
-        claims = sampler.noise.claims(certificate, chosen.sigma_map, chosen.floor)
+        `images`: a batch (B, C, H, W), checked before any draw is made, or images (C, H, W) one
+        after the other, which are taken when there is room for them; those need `indices`. Several
+        images are under way at once, so their seconds are shares: `concert.mixing.Work`.
+        """
+        procedure.check(self.noise)
+        if isinstance(images, Tensor):
+            images = self.noise.accept(check_images(images, self.shape))
+            indices = check_indices(indices, len(images))
+        elif indices is None:
+            raise ConcertError("images given one after the other need their indices")
+        yield from self._certify_each(iter(images), procedure, list(indices))
+
+    def _certify_each(
+        self, images: Iterator[Tensor], procedure: Procedure, indices: Sequence[int]
+    ) -> Iterator[Timed]:
+        first = next(images, None)
+        if first is None:
+            return
+        sampler = self.sampler(check_images(first, self.shape).shape[1:])
+
+        def cases() -> Iterator[Case[Certification]]:
+            for image, index in zip(itertools.chain([first], images), indices, strict=True):
+                (checked,) = self.noise.accept(check_images(image, sampler.shape))
+                yield Case(checked, self._steps(sampler, index, procedure))
+
+        for certification, seconds in sampler.drive(cases(), len(indices) * procedure.n):
+            yield Timed(certification, seconds)
+
+    def _steps(self, sampler: Sampler, index: int, procedure: Procedure) -> Steps[Certification]:
+        """The certification of an image, whose draws are asked for as they are needed."""
+        rule, noise = procedure.rule, sampler.noise
+        certificate = procedure.certificate_of(noise)
+        chosen = yield from select(noise, Stream(procedure.seed, Domain.SELECT, index), procedure)
+        claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
 
         stages = rule.stages(procedure.n, sampler.batch_size)
         tally = Tally(claims, stages, procedure.alpha, chosen.candidate, self.num_classes)
         stream = Stream(procedure.seed, Domain.CERTIFY, index)
         for size in stages.sizes:
-            request = Request(stream, size, start=tally.n, floor=chosen.floor)
-            (votes,) = sampler.sample(image, [request])
+            votes = yield Request(stream, size, start=tally.n, floor=chosen.floor)
             tally.add(votes, rule)
             if tally.finished:
                 break
         region, p_lower = tally.region()
         reason = ""
         if region.radius <= 0:
-            region = certificates.empty(region.certificate, region.guarantee, image.numel())
+            region = certificates.empty(
+                region.certificate, region.guarantee, math.prod(sampler.shape)
+            )
         if not tally.decided:
             reason = tally.reason()
         low, middle, high = certificates.sigma_statistics(chosen.sigma_map)

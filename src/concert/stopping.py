@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from scipy.special import ndtri
+
 from concert.bounds import clopper_pearson_lower
 from concert.errors import ConcertError, nearest
 
@@ -149,6 +151,33 @@ class StoppingRule:
         if target is None:
             return True
         return radius_of(best) < target
+
+
+@dataclass(frozen=True)
+class StagingLoss:
+    """What looking early costs an image that all n draws are made for, as shares of its radius.
+
+    Against one plain Clopper-Pearson bound at the end: where all votes agree, and where 90 % do.
+    """
+
+    unanimous: float
+    ninety: float
+
+
+def staging_loss(stages: Stages, alpha: float) -> StagingLoss:
+    """The loss of stages at error `alpha`, for radii proportional to Phi^-1 of the bound."""
+    return StagingLoss(_loss_at(1.0, stages, alpha), _loss_at(0.9, stages, alpha))
+
+
+def _loss_at(share: float, stages: Stages, alpha: float) -> float:
+    n, bound = stages.sizes[-1], StagedBound(stages, alpha)
+    for size in stages.sizes:
+        staged = bound.update(math.floor(share * size))
+    plain = clopper_pearson_lower(math.floor(share * n), n, alpha)
+    if staged <= 0.5:
+        # Nothing is certified, by either or by the stages alone.
+        return float(plain > 0.5)
+    return 1.0 - float(ndtri(staged) / ndtri(plain))
 
 
 def next_radius(grid: Sequence[float], radius: float, certified: bool) -> float | None:

@@ -19,6 +19,9 @@ class Request:
     `mean_map` asks for the mean sigma map over them. `floor` (C, H, W) asks to count separately the
     votes of draws whose sigma map is at least `floor` at every pixel. `deployed`: votes as
     predictions count them, the largest logit wins, instead of with a certificate's margins.
+
+    `classify` False asks for sigma maps alone, without the classifier: with `keep_maps` for the
+    maps themselves if there is room for them, with `reference` (C, H, W) for each map's dip.
     """
 
     stream: Stream
@@ -27,33 +30,58 @@ class Request:
     start: int = 0
     floor: Tensor | None = None
     deployed: bool = False
+    classify: bool = True
+    keep_maps: bool = False
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Votes:
     """`counts` (K,) of `n` draws (the rest were within the margin), and the mean sigma map.
 
-    `joint` (K,): the votes of draws whose sigma map was above the request's floor.
+    `joint` (K,): the votes of draws whose sigma map was above the request's floor. `dips` (n,): see
+    `dips_below`. `maps` (n, C, H, W): the draws' sigma maps, on the hot loop's device.
     """
 
     counts: NDArray[np.int64]
     n: int
     sigma_map: Tensor | None = None
     joint: NDArray[np.int64] | None = None
+    dips: Tensor | None = None
+    maps: Tensor | None = None
 
 
-def count_votes(logits: Tensor, margin: float, counted: Tensor | None = None) -> Tensor:
-    """Votes per class and, last, undecided draws: (K + 1,) int64 from logits (B, K).
+def ballots(logits: Tensor, margin: float) -> Tensor:
+    """The class that each draw votes for, or K if it is undecided: (B,) int64 from logits (B, K).
 
-    A draw whose top-1 to top-2 gap is below `margin`, or whose logits are not finite, is undecided;
-    so is one outside the mask `counted` (B,).
+    A draw is undecided if its top-1 to top-2 gap is below `margin` or its logits are not finite.
     """
     top = logits.float().topk(2, dim=1)
     decided = (top.values[:, 0] - top.values[:, 1] >= margin) & logits.isfinite().all(dim=1)
+    return torch.where(decided, top.indices[:, 0], logits.shape[1])
+
+
+def count(votes: Tensor, num_classes: int) -> Tensor:
+    """Votes per class and, last, undecided draws: (K + 1,) int64 from ballots (B,)."""
+    # Unlike `bincount` it does not look at the values, for which the host would have to wait.
+    totals = torch.zeros(num_classes + 1, dtype=torch.int64, device=votes.device)
+    return totals.scatter_add_(0, votes, torch.ones_like(votes))
+
+
+def count_votes(logits: Tensor, margin: float, counted: Tensor | None = None) -> Tensor:
+    """The counts of logits (B, K); a draw outside the mask `counted` (B,) is undecided."""
+    votes = ballots(logits, margin)
     if counted is not None:
-        decided &= counted
-    ballots = torch.where(decided, top.indices[:, 0], logits.shape[1])
-    return torch.bincount(ballots, minlength=logits.shape[1] + 1)
+        votes = torch.where(counted, votes, logits.shape[1])
+    return count(votes, logits.shape[1])
+
+
+def dips_below(maps: Tensor, reference: Tensor) -> Tensor:
+    """The largest relative dip of each sigma map (B, C, H, W) below a reference (C, H, W): (B,).
+
+    The map is at least (1 - dip) times the reference at every pixel.
+    """
+    return 1.0 - (maps / reference).nan_to_num().flatten(1).amin(dim=1)
 
 
 def sum_of(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +94,11 @@ def sum_of(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class MapSum:
-    """A running mean of sigma maps, added in the order of the draws."""
+    """A running mean of sigma maps, the same in whatever order they are added.
+
+    Values of one pixel are float32 numbers of one box, whose sums in float64 are exact for 2^29
+    draws times the ratio of the box's ends.
+    """
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
         self.total = torch.zeros(shape, dtype=torch.float64, device=device)

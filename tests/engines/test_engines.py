@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_certify_and_predict_use_the_deployed_engine(
     assert load(run).engine.name == "torch"
     assert not (run_folder / "model" / "engine.onnx").exists()
     assert main(["certify", run, *CERTIFY, "--log", str(logs / "torch.tsv")]) == 0
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_an_export_leaves_its_network_alone(
+    engine: str, network: torch.nn.Module, tmp_path: Path
+) -> None:
+    given = copy.deepcopy(network).double().train()
+    result = export_engine(tmp_path, engine, given, 10, "weights", noisy_probe(SHAPE, 32), 1e-4)
+    assert given.training
+    assert {parameter.dtype for parameter in given.parameters()} == {torch.float64}
+    # The exported network is the rounded one.
+    assert result.drift < 1e-2
 
 
 def test_what_does_not_belong_together_is_refused(network: torch.nn.Module, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _unit_ellipsoid(
         n_select=int(identity.get("n_select", 1)),
     )
     stream = Stream(procedure.seed, Domain.SELECT, index)
-    chosen = select(sampler, image, stream, procedure)
+    chosen = sampler.run(image, select(noise, stream, procedure))
     _check_map(chosen.sigma_map, row)
     claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
     regions = [claim.region(UNIT_SHARE) for claim in claims]

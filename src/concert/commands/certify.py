@@ -28,6 +28,7 @@ from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
 from concert.runs import read_description
 from concert.smoothing import SmoothedClassifier
+from concert.stopping import staging_loss
 from concert.team import Team, launch, team_fabric
 
 
@@ -77,11 +78,22 @@ def run(options: Any, argv: list[str]) -> int:
     with launch(fabric) as team:
         console = make_console(quiet=team.rank > 0)
         command = f"concert {shlex.join(argv)}"
+        stages = settings.rule.stages(settings.n, smoothed.sampler(description.shape).batch_size)
+        if len(stages.sizes) > 1:
+            loss = staging_loss(stages, settings.alpha)
+            console.print(
+                f"looking early costs an image that needs all draws at most {loss.unanimous:.2%} "
+                f"of its radius where all votes agree, {loss.ninety:.2%} where 90 % do"
+            )
         certify_with_display(
             smoothed, options.run, images, settings, log_path, console, command, team
         )
         if team.rank == 0:
-            console.print(summary(read_log(log_path)))
+            log = read_log(log_path)
+            console.print(summary(log))
+            if len(stages.sizes) > 1:
+                used = log.frame["n_used"].mean() / settings.n
+                console.print(f"draws used: {used:.1%} of n={settings.n} an image")
         console.print(f"log: {log_path}")
         console.print(f"next: concert report {shlex.quote(str(log_path))}")
     return 0

@@ -7,6 +7,7 @@ otherwise.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -26,6 +27,7 @@ from concert.engines.onnx_engines import INPUT, OUTPUT, optional
 from concert.engines.torch_engines import check_drift
 from concert.errors import ConcertError
 from concert.files import write_atomically
+from concert.inference import dtype_of
 
 BATCH: Final = 16
 
@@ -61,7 +63,7 @@ def export_engine(
     """
     check_engine(name)
     shape: tuple[int, int, int] = tuple(noisy.shape[1:])  # type: ignore[assignment]
-    classifier = classifier.eval()
+    classifier = copy.deepcopy(classifier).eval()
     content = b""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / NETWORK
@@ -98,7 +100,8 @@ def to_onnx(classifier: nn.Module, shape: tuple[int, int, int]) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                classifier.float(),
+                # A copy, so that the one given keeps its precision.
+                copy.deepcopy(classifier).float(),
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
@@ -163,7 +166,8 @@ def compare(
     whole = len(noisy) // BATCH * BATCH
     with torch.inference_mode():
         batches = [batch.to(device) for batch in torch.split(noisy[:whole], BATCH)]
-        wanted = torch.cat([classifier(batch) for batch in batches]).float().cpu()
+        dtype = dtype_of(classifier)
+        wanted = torch.cat([classifier(batch.to(dtype)) for batch in batches]).float().cpu()
         got = torch.cat([engine(batch) for batch in batches]).float().cpu()
     if choice.precision == "float32":
         drift = check_drift(choice.name, got, wanted)

@@ -152,6 +152,7 @@ def certify_data(
     indices = subset_indices(len(images), settings.subset)
     certificate = settings.certificate_of(smoothed.noise)
     sampler = smoothed.sampler(images.shape)
+    sampler.settle(len(indices) * settings.n)
     identity = {
         "concert": version("concert-smoothing"),
         **source_of(smoothed.classifier),
@@ -178,6 +179,7 @@ def certify_data(
         "draws_per_block": DRAWS_PER_BLOCK,
         "noise_source": source_name(sampler.device, smoothed.noise.draws),
         "vote_margin": sampler.margin,
+        **sampler.thread_identity(),
     }
     if smoothed.noise.needs_floor(certificate):
         identity["n_select"] = settings.n_select
@@ -200,9 +202,9 @@ def certify_data(
         },
     }
     with shared_log(log_path, identity, info, team, indices) as (log, todo, done):
-        for index in todo:
-            image, label = images.images([index]), int(images.labels[index])
-            (timed,) = smoothed.certify_each(image, settings, [index])
+        pictures = (images.images([index])[0] for index in todo)
+        for timed in smoothed.certify_each(pictures, settings, todo):
+            label = int(images.labels[timed.certification.index])
             log.append(timed.certification, label, timed.seconds)
             # Of the others it is known only that they have as much to do.
             done = min(len(indices), done + team.size)

@@ -25,6 +25,7 @@ from concert.errors import ConcertError
 from concert.evaluation.correlation import chosen_images
 from concert.files import write_atomically
 from concert.runs import load
+from concert.selection import map_dips
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 from concert.tool import run_tool
@@ -68,7 +69,9 @@ def map_stability(
     sampler = smoothed.sampler(images.shape[1:])
     found, references = [], []
     for index, image in enumerate(images):
-        mean, dip = sampler.sigma_maps(image, Stream(seed, Domain.SELECT, index), draws)
+        mean, dip = sampler.run(
+            image, map_dips(sampler.noise, Stream(seed, Domain.SELECT, index), draws)
+        )
         references.append(sampler.noise.reference(mean.to(sampler.device)).cpu())
         found.append(dip.double())
     all_dips = torch.stack(found)

@@ -17,6 +17,7 @@ from concert.generator.box import (
     check_images,
     gate,
     interpolation,
+    interpolation_like,
     into_box,
 )
 
@@ -75,7 +76,7 @@ class BoundedGenerator(nn.Module):
         cells = unit_convolution(cells, self.second.weight).relu()
         cells = factor * unit_convolution(cells, self.head.weight) + self.bias
         coarse = gate(cells, self.low, self.high).log()
-        rows, columns = (interpolation(side, self.pool).to(cells) for side in cells.shape[2:])
+        rows, columns = (interpolation_like(cells, side, self.pool) for side in cells.shape[2:])
         fine = (rows @ coarse @ columns.T).exp()[..., :height, :width]
         return into_box(fine, self.low, self.high)
 

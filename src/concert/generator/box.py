@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from concert.deferred import refuse
 from concert.errors import ConcertError
 
 # Noisy images stay far below; inputs up to the largest float would overflow inside the network.
@@ -30,10 +31,13 @@ def gate(logits: Tensor, low: float, high: float) -> Tensor:
 
 
 def check_numbers(values: Tensor) -> None:
-    if bool(torch.isnan(values).any()):
-        raise ConcertError(
-            "the generator's output is not a number: its input or its weights are damaged"
-        )
+    refuse(torch.isnan(values).any(), _damaged)
+
+
+def _damaged() -> ConcertError:
+    return ConcertError(
+        "the generator's output is not a number: its input or its weights are damaged"
+    )
 
 
 def into_box(sigma: Tensor, low: float, high: float) -> Tensor:
@@ -59,7 +63,7 @@ def upsample(maps: Tensor, factor: int) -> Tensor:
     eighth of the time of `F.interpolate` on such small maps.
     """
 
-    rows, columns = (interpolation(side, factor).to(maps) for side in maps.shape[-2:])
+    rows, columns = (interpolation_like(maps, side, factor) for side in maps.shape[-2:])
     return rows @ (maps @ columns.T)
 
 
@@ -71,6 +75,18 @@ def interpolation(cells: int, factor: int) -> Tensor:
     if factor == 1:
         return identity
     return F.interpolate(identity[None], scale_factor=float(factor), mode="linear")[0].T
+
+
+def interpolation_like(maps: Tensor, cells: int, factor: int) -> Tensor:
+    """`interpolation` in the precision and on the device of `maps`."""
+    return _interpolation_on(cells, factor, maps.dtype, maps.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _interpolation_on(cells: int, factor: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept there: sending it with every batch would make the host wait for a GPU.
+    return interpolation(cells, factor).to(device, dtype)
 
 
 def check_box(channels: int, low: float, high: float) -> None:

@@ -26,7 +26,7 @@ class IsotropicNoise(NoiseModel):
     def forward(
         self, images: Tensor, normals: tuple[Tensor, ...], sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        return torch.add(images, normals[0], alpha=self.sigma), images.new_tensor(self.sigma)
+        return torch.add(images, normals[0], alpha=self.sigma), images.new_full((), self.sigma)
 
     def region(self, p_lower: float, sigma_map: Tensor, dim: int) -> Region:
         return certificates.isotropic(p_lower, as_drawn(self.sigma), dim)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from concert import certificates
 from concert.certificates import Region
+from concert.deferred import refuse
 from concert.errors import ConcertError
 from concert.noise.fixed import IsotropicNoise
 
@@ -118,30 +119,37 @@ class GridNoise(IsotropicNoise):
         # Through memory order, in which looking up is several times faster.
         last = bits.permute(0, 2, 3, 1)
         flat = last.reshape(-1)
-        cells = (flat >> (64 - GUIDE_BITS)) + 2 ** (GUIDE_BITS - 1)
-        below = torch.take(self.guide, cells)
-        open_ = torch.take(self.mixed, cells).nonzero().squeeze(1)
-        below[open_] = torch.searchsorted(self.table, flat[open_], right=True, out_int32=True)
+        if flat.device.type == "cpu":
+            cells = (flat >> (64 - GUIDE_BITS)) + 2 ** (GUIDE_BITS - 1)
+            below = torch.take(self.guide, cells)
+            open_ = torch.take(self.mixed, cells).nonzero().squeeze(1)
+            below[open_] = torch.searchsorted(self.table, flat[open_], right=True, out_int32=True)
+        else:
+            # Elsewhere the host would have to wait for the number of open cells.
+            below = torch.searchsorted(self.table, flat, right=True, out_int32=True)
         steps = (below - len(self.table) // 2).float()
         return steps.reshape(last.shape).permute(0, 3, 1, 2)
 
     def accept(self, images: Tensor) -> Tensor:
         scaled = images * self.levels
         whole = scaled.round()
-        distance = float((scaled - whole).abs().max()) if images.numel() else 0.0
-        if distance > ON_GRID:
-            raise ConcertError(
-                f"this noise takes images whose values are multiples of 1/{self.levels}, got values"
-                f" {distance:.2g} steps away: round them, (images * {self.levels}).round() / "
-                f"{self.levels}"
-            )
+        if images.numel():
+            distance = (scaled - whole).abs().max()
+            refuse(distance > ON_GRID, lambda: self._off_grid(float(distance)))
         return whole / self.levels
+
+    def _off_grid(self, distance: float) -> ConcertError:
+        return ConcertError(
+            f"this noise takes images whose values are multiples of 1/{self.levels}, got values"
+            f" {distance:.2g} steps away: round them, (images * {self.levels}).round() / "
+            f"{self.levels}"
+        )
 
     def forward(
         self, images: Tensor, normals: tuple[Tensor, ...], sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Noisy copies: from 64-bit integers exactly, from normals (training) up to rounding."""
-        used = images.new_tensor(self.sigma)
+        used = images.new_full((), self.sigma)
         if normals[0].is_floating_point():
             steps = (normals[0] * (self.levels * self.sigma)).round()
             return images + steps / self.levels, used
