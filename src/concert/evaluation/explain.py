@@ -95,7 +95,7 @@ def explain(
 def noisy_copy(smoothed: SmoothedClassifier, image: Tensor, seed: int, index: int = 0) -> Tensor:
     """A noisy copy (C, H, W) of an image as predictions are made with; not clipped."""
     sampler = smoothed.sampler(image.shape)
-    noise, stream = sampler.deployed_noise, Stream(seed, Domain.PREDICT, index)
+    noise, stream = sampler.noise.deployed(), Stream(seed, Domain.PREDICT, index)
     x = image.to(sampler.device)[None]
     normals = noise.draws == "normals"
     dtype = x.dtype if normals else torch.int64
