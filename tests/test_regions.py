@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from concert.certificates import (
+    Guarantee,
     Region,
     Regions,
     frozen,
@@ -176,3 +177,17 @@ def test_regions_that_promise_different_things_do_not_share_a_batch() -> None:
 def test_a_share_in_float32_is_taken_at_its_value() -> None:
     p = torch.tensor(0.999, dtype=torch.float32)
     assert isotropic(p, 1.0, 3).radius == isotropic(float(p), 1.0, 3).radius  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(12,), (2, 6), (2, 2, 4), (5, 1, 2, 2), (3, 2, 2)])
+@pytest.mark.parametrize("ellipsoid", [False, True])
+def test_perturbations_of_another_shape_are_refused(
+    shape: tuple[int, ...], ellipsoid: bool
+) -> None:
+    region = Region("static", Guarantee.DEPLOYED, 0.1, 12, torch.ones(SHAPE) if ellipsoid else None)
+    assert bool(region.contains(torch.zeros(SHAPE)))
+    if shape == (3, 2, 2) and not ellipsoid:  # a ball knows the number of pixels only
+        assert bool(region.contains(torch.zeros(shape)))
+        return
+    with pytest.raises(ValueError, match="image's shape"):
+        region.contains(torch.zeros(shape))

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -599,6 +600,34 @@ def test_selection_needs_a_draw() -> None:
 def test_fewer_than_two_classes_are_refused(classes: int) -> None:
     with pytest.raises(ConcertError, match="at least 2"):
         smoothed(HalfSpace(0.25), classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classifier": lambda images: images}, "torch.nn.Module, got function"),
+        ({"noise": 0.25}, "IsotropicNoise"),
+        ({"shape": 28}, "channels, height, width"),
+        ({"shape": (28, 28)}, "channels, height, width"),
+    ],
+)
+def test_what_cannot_be_smoothed_is_one_line(changes: dict[str, Any], message: str) -> None:
+    given = {"classifier": nn.Flatten(), "noise": IsotropicNoise(0.25), "num_classes": 2}
+    with pytest.raises(ConcertError, match=message):
+        SmoothedClassifier(**{**given, **changes})
+
+
+def test_a_certification_has_its_region() -> None:
+    (image,) = images(1)
+    (found,) = smoothed(with_share(0.99, image)).certify(image, n=1000)
+    region = found.region(SHAPE)
+    assert found.radius > 0
+    assert region.guarantee is found.guarantee
+    assert region.log_volume == found.log_volume
+    edge = torch.zeros(SHAPE, dtype=torch.float64)
+    edge.view(-1)[0] = found.radius
+    assert bool(region.contains(0.999 * edge))
+    assert not bool(region.contains(edge))
 
 
 def test_the_models_own_certificate_can_be_named() -> None:

@@ -1,8 +1,15 @@
 """Concert: certified robustness by context-aware randomized smoothing."""
 
-from concert.certificates import Guarantee
+from concert.certificates import Guarantee, Region
 from concert.errors import ConcertError
-from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
+from concert.noise import (
+    GeneratedNoise,
+    GridNoise,
+    IsotropicNoise,
+    NoiseModel,
+    QueriedNoise,
+    StaticNoise,
+)
 from concert.records import Certification
 from concert.runs import load
 from concert.sampling import SamplingSettings
@@ -12,10 +19,12 @@ __all__ = [
     "Certification",
     "ConcertError",
     "GeneratedNoise",
+    "GridNoise",
     "Guarantee",
     "IsotropicNoise",
     "NoiseModel",
     "QueriedNoise",
+    "Region",
     "SamplingSettings",
     "SmoothedClassifier",
     "StaticNoise",

@@ -120,5 +120,6 @@ def _config_flag(argv: list[str]) -> list[str]:
             file = str(find_recipe(argument))
             return ["--config", file, *argv[:position], *argv[position + 1 :]]
     raise ConcertError(
-        f"concert train needs a recipe: a YAML file or one of {', '.join(recipe_names())}"
+        "concert train needs a recipe: a YAML file, or the name of one in configs/, such as "
+        f"{recipe_names()[0]}"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from concert.certificates import Guarantee
+from concert.certificates import Guarantee, Region
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ class Certification:
     p_lower: float
     guarantee: Guarantee
     certificate: str
-    axes: Tensor | None = field(compare=False)
+    axes: Tensor | None = field(compare=False, repr=False)
     proxy_volume: float
     log_volume: float
     n_used: int
@@ -80,6 +80,10 @@ class Certification:
     sigma_geomean: float
     sigma_max: float
     reason: str
+
+    def region(self, shape: Sequence[int]) -> Region:
+        """The certified region around an image of `shape` (C, H, W), which answers `contains`."""
+        return Region(self.certificate, self.guarantee, self.radius, math.prod(shape), self.axes)
 
     def __post_init__(self) -> None:
         _check_radius(self.label, self.radius)

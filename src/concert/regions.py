@@ -60,7 +60,21 @@ class Region:
     axes: Tensor | None = None
 
     def contains(self, delta: Tensor) -> Tensor:
-        """Whether perturbations (C, H, W) or (B, C, H, W) are certified: bool, shape () or (B,)."""
+        """Whether perturbations (C, H, W) or (B, C, H, W) are certified: bool, shape () or (B,).
+
+        Raises ValueError for other shapes than the image's.
+        """
+        shape = None if self.axes is None else tuple(self.axes.shape)
+        if (
+            delta.ndim not in (3, 4)
+            or delta.shape[-3:].numel() != self.dim
+            or shape not in (None, tuple(delta.shape[-3:]))
+        ):
+            wanted = f"shape {shape}" if shape else f"{self.dim} values"
+            raise ValueError(
+                f"a perturbation has the image's shape (C, H, W), {wanted}, or (B, C, H, W) for "
+                f"several; got {tuple(delta.shape)}"
+            )
         if delta.ndim != 3:
             # One at a time: sums over rows of a batch are rounded otherwise than a single sum.
             return torch.tensor([bool(self.contains(one)) for one in delta], dtype=torch.bool)

@@ -73,6 +73,17 @@ class SmoothedClassifier(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ConcertError(f"num_classes must be at least 2, got {num_classes}")
+        if not isinstance(classifier, nn.Module):
+            raise ConcertError(
+                f"the classifier must be a torch.nn.Module, got {type(classifier).__name__}: put a "
+                "function into the forward method of one"
+            )
+        if not isinstance(noise, NoiseModel):
+            raise ConcertError(
+                f"the noise must be a noise model such as IsotropicNoise(0.25), got {noise!r}"
+            )
+        if shape is not None and (isinstance(shape, int) or len(shape) != 3):
+            raise ConcertError(f"shape is (channels, height, width), got {shape}")
         self.classifier, self.noise = classifier, noise
         self.num_classes = num_classes
         self.shape = None if shape is None else tuple(shape)

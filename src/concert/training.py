@@ -105,6 +105,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     if recipe.init is not None:
         initial["initial weights"] = take_weights(recipe.init, description, classifier, noise)
     check_denoiser(recipe, classifier)
+    noise.accept(images.images(chosen[:1].tolist()))
     probe = torch.zeros((2, *images.shape))
     check_classifier(classifier.eval(), probe, images.num_classes)
     objective.check(noise)

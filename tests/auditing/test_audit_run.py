@@ -252,6 +252,6 @@ def test_a_log_of_other_noise_or_of_another_engine_is_refused(
         audit_log(wider, images, honest, 1, QUICK, tmp_path / "audit")
     identity = {**honest.run["identity"], "engine_sha256": "another"}
     other = LoadedLog(honest.frame, {**honest.run, "identity": identity}, honest.path)
-    with pytest.raises(ConcertError, match="engine_sha256"):
+    with pytest.raises(ConcertError, match="engine file another, the run"):
         audit_log(smoothed, images, other, 1, QUICK, tmp_path / "audit")
     assert not (tmp_path / "audit").exists()

@@ -87,6 +87,18 @@ def test_equal_labels_are_told_apart_by_their_folders(make_log: Callable[..., Lo
     assert [label.method for label in row_labels(logs)] == ["Cohen (a)", "Cohen (b)"]
 
 
+def test_a_log_given_twice_is_refused(make_log: Callable[..., LoadedLog]) -> None:
+    log = make_log([(0, 0, 1.0)], name="a")
+    with pytest.raises(ConcertError, match="given 2 times"):
+        comparison_table([log, log])
+
+
+def test_logs_of_other_images_say_so(make_log: Callable[..., LoadedLog]) -> None:
+    logs = [make_log([(0, 0, 1.0)] * count, name=f"of {count}") for count in (1, 2)]
+    assert any("not have the same images" in note for note in run_notes(logs))
+    assert not any("not have the same images" in note for note in run_notes(logs[:1]))
+
+
 def test_a_log_with_two_guarantees_names_both(make_log: Callable[..., LoadedLog]) -> None:
     log = make_log(OUTCOMES, guarantees=[Guarantee.FROZEN, Guarantee.DEPLOYED])
     assert list(comparison_table([log])["guarantee"]) == ["deployed + frozen-noise"]

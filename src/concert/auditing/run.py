@@ -147,6 +147,8 @@ def summarize(
     margin, index = float(closest["margin"]), int(closest["idx"])
     expected, allowed = looked_at * alpha, breaks_allowed(looked_at, alpha)
     verdict = "alpha explains this" if broken <= allowed else "this is more than alpha explains"
+    if broken == 0:
+        verdict = "none was found"
     sentences = [
         f"Certified images tried: {len(rows)}; broken: {broken}, each at error {TEST_ERROR:g}; "
         f"closest margin: {margin:.4f} (image {index}).",
@@ -190,8 +192,17 @@ def check_same_run(smoothed: SmoothedClassifier, images: ImageSet, log: LoadedLo
     generator = getattr(smoothed.noise, "generator", None)
     given = {name: getattr(generator, name) for name in ("low", "high") if hasattr(generator, name)}
     given |= smoothed.noise.settings()
-    logged = {**identity.get("noise", {}), "engine_sha256": identity.get("engine_sha256", "")}
-    given["engine_sha256"] = smoothed.engine.sha256
+    logged = identity.get("noise", {})
+    engine = str(identity.get("engine_sha256", ""))
+    if engine != smoothed.engine.sha256:
+        there, here = (
+            f"the engine file {sha[:8]}" if sha else "torch"
+            for sha in (engine, smoothed.engine.sha256)
+        )
+        raise ConcertError(
+            f"{log.path} was certified with {there}, the run is deployed with {here}: choose the "
+            "log of this run as it is deployed, or certify it again into a new --log"
+        )
     for name in given.keys() & logged.keys():
         if given[name] != logged[name]:
             raise ConcertError(

@@ -78,9 +78,16 @@ def run(options: Any, argv: list[str]) -> int:
         covered = result.drift < 0.5 * options.vote_margin
         console.print(
             f"certificates with a vote margin of {options.vote_margin:g} "
-            f"{'hold for both networks' if covered else 'hold for the one that made them only'}"
+            + (
+                "hold for both networks, as far as these images show"
+                if covered
+                else "hold for the one that made them only"
+            )
         )
     if result.choice.precision == "int8":
-        console.print("an int8 network is another classifier: certify it anew, into a new --log")
-    console.print(f"next: concert certify {shlex.quote(str(options.run))}")
+        console.print("an int8 network is another classifier: certify it anew")
+    log = options.run / f"certify-{options.engine}.tsv"
+    console.print(
+        f"next: concert certify {shlex.quote(str(options.run))} --log {shlex.quote(str(log))}"
+    )
     return 0

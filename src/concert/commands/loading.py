@@ -32,6 +32,8 @@ def load_run(
     if options.trust:
         import_from_here()
     chosen = options.accelerator
+    if chosen == "gpu":
+        chosen = "cuda"
     if chosen == "auto":
         chosen = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -62,11 +62,11 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
     name = f"{first.method}, sigma {first.sigma}" if first.sigma else first.method
     return [
         "axis: mean over all images of the geometric mean of the certified region's semi-axes, "
-        "wrong and abstained images counting 0. log-volume: over the images that every log "
-        "certifies which certifies any ('common').",
+        "wrong and abstained images counting 0. log-volume: mean over the 'common' images, which "
+        "all logs certify; a log that certifies no image at all is left out.",
         f"larger: share of the images certified by the log and by the first one ({name}) whose "
         f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
-        "the first's.",
+        "the first's. Rows with another guarantee than the first's are compared all the same.",
         "Sampling that stopped early leaves regions smaller than all draws would.",
     ]
 

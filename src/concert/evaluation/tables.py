@@ -42,14 +42,19 @@ class RowLabel:
 def row_labels(logs: Sequence[LoadedLog]) -> list[RowLabel]:
     """A label per log. Where the run does not say, the folder and the file name do.
 
-    Labels that would be the same get the folder's name after the method.
+    Labels that would be the same get the folder's name after the method, and where that is the same
+    too, the file's.
     """
     labels = [_row_label(log) for log in logs]
-    times = Counter(labels)
-    return [
-        label if times[label] == 1 else replace(label, method=f"{label.method} ({_folder(log)})")
-        for log, label in zip(logs, labels, strict=True)
-    ]
+    for name in (_folder, lambda log: f"{_folder(log)}/{log.path.stem}"):
+        times = Counter(labels)
+        labels = [
+            label
+            if times[label] == 1
+            else replace(label, method=f"{_row_label(log).method} ({name(log)})")
+            for log, label in zip(logs, labels, strict=True)
+        ]
+    return labels
 
 
 def guarantees(frame: pd.DataFrame) -> list[Guarantee]:
@@ -62,6 +67,9 @@ def require_one_dataset(logs: Sequence[LoadedLog]) -> str:
     """The data set of all logs, "" if unknown; ConcertError for none, or for logs of several."""
     if not logs:
         raise ConcertError("no logs given: give at least one certification log")
+    ((path, times),) = Counter(log.path.resolve() for log in logs).most_common(1)
+    if times > 1:
+        raise ConcertError(f"{path} is given {times} times: give each log once")
     names = dict.fromkeys(str(log.run["info"].get("data") or "") for log in logs)
     known = [name for name in names if name]
     if len(known) > 1:
@@ -176,6 +184,8 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         if text:
             settings.setdefault(text, []).append(name)
+    if not unfinished and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
+        unfinished.append("The logs do not have the same images: their rows differ by that too.")
     if len(settings) == 1:
         return [*unfinished, f"Certified with {next(iter(settings))}."]
     return unfinished + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]
