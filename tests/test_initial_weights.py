@@ -123,7 +123,7 @@ def test_a_generator_is_taken_over_where_it_fits(tmp_path: Path) -> None:
         ({"classifier": replace(DENOISED.classifier, denoiser="dncn")}, "did you mean 'dncnn'"),
         (
             {"classifier": replace(DENOISED.classifier, denoiser_args={"deep": 3})},
-            "cannot construct 'dncnn'",
+            "cannot construct denoiser 'dncnn'",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from concert import mixing
+from concert.certifying import certification
 from concert.counting import Count, Segment
 from concert.errors import ConcertError
 from concert.generator import CodebookGenerator
@@ -61,7 +62,7 @@ def one_by_one(model: SmoothedClassifier, points: Tensor, **options: Any) -> lis
     for index, point in enumerate(points):
         sampler = model.sampler(SHAPE)
         (accepted,) = model.noise.accept(point[None])
-        found.append(sampler.run(accepted, model._steps(sampler, index, procedure)))
+        found.append(sampler.run(accepted, certification(sampler, index, procedure)))
     return found
 
 

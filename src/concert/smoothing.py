@@ -1,16 +1,12 @@
 """The smoothed classifier: prediction and certification (the paper's Algorithm 2, Cohen et al.
 2019).
 
-Certification follows the pseudo-code: the candidate class comes from n0 selection draws, its vote
-share is bounded from below on n fresh draws, and the bound becomes a region. Two things differ from
-the paper: the region's guarantee is stated, and the paper's own radius step is not used, because it
-is unsound (docs/errata.md).
+What certifies one image is in `concert.certifying`; here are the model, and many images.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,19 +16,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from concert import bounds, certificates
+from concert import bounds
+from concert.certifying import certification
 from concert.checks import check_images, check_indices, check_prediction
 from concert.engines import EngineChoice
 from concert.errors import ConcertError
-from concert.mixing import Case, Steps, answer
+from concert.mixing import Case, answer
 from concert.noise import NoiseModel
 from concert.procedure import Procedure
 from concert.records import ABSTAIN, Certification
 from concert.sampling import Sampler, SamplingSettings
-from concert.selection import select
 from concert.soft_votes import SoftSettings, soft_log_votes
 from concert.streams import Domain, Stream, fresh_seed
-from concert.tally import Tally
 from concert.votes import Request, Votes
 
 _BUILDING: Final = threading.Lock()
@@ -240,54 +235,10 @@ class SmoothedClassifier(nn.Module):
         def cases() -> Iterator[Case[Certification]]:
             for image, index in zip(itertools.chain([first], images), indices, strict=True):
                 (checked,) = self.noise.accept(check_images(image, sampler.shape))
-                yield Case(checked, self._steps(sampler, index, procedure))
+                yield Case(checked, certification(sampler, index, procedure))
 
-        for certification, seconds in sampler.drive(cases(), len(indices) * procedure.n):
-            yield Timed(certification, seconds)
-
-    def _steps(self, sampler: Sampler, index: int, procedure: Procedure) -> Steps[Certification]:
-        """The certification of an image, whose draws are asked for as they are needed."""
-        rule, noise = procedure.rule, sampler.noise
-        certificate = procedure.certificate_of(noise)
-        chosen = yield from select(noise, Stream(procedure.seed, Domain.SELECT, index), procedure)
-        claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
-
-        stages = rule.stages(procedure.n, sampler.batch_size)
-        tally = Tally(claims, stages, procedure.alpha, chosen.candidate, self.num_classes)
-        stream = Stream(procedure.seed, Domain.CERTIFY, index)
-        for size in stages.sizes:
-            votes = yield Request(stream, size, start=tally.n, floor=chosen.floor)
-            tally.add(votes, rule)
-            if tally.finished:
-                break
-        region, p_lower = tally.region()
-        reason = ""
-        if region.radius <= 0:
-            region = certificates.empty(
-                region.certificate, region.guarantee, math.prod(sampler.shape)
-            )
-        if not tally.decided:
-            reason = tally.reason()
-        low, middle, high = certificates.sigma_statistics(chosen.sigma_map)
-        return Certification(
-            label=ABSTAIN if reason else chosen.candidate,
-            radius=region.radius,
-            p_lower=p_lower,
-            guarantee=region.guarantee,
-            certificate=region.certificate,
-            axes=region.axes,
-            proxy_volume=region.proxy_volume,
-            log_volume=region.log_volume,
-            n_used=tally.n,
-            votes=tuple(int(count) for count in tally.counts),
-            seed=procedure.seed,
-            index=index,
-            candidate=chosen.candidate,
-            sigma_min=low,
-            sigma_geomean=middle,
-            sigma_max=high,
-            reason=reason,
-        )
+        for record, seconds in sampler.drive(cases(), len(indices) * procedure.n):
+            yield Timed(record, seconds)
 
 
 def checksum(tensor: Tensor) -> int:
