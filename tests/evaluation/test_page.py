@@ -105,6 +105,7 @@ def test_the_page_forbids_itself_the_network(logs: list[LoadedLog]) -> None:
 def test_names_that_would_be_the_same_are_told_apart(make_log: Callable[..., LoadedLog]) -> None:
     logs = [make_log(OUTCOMES, "run", method="Cohen", sigma="0.25")]
     path = logs[0].path.with_name("static.tsv")
+    path.write_bytes(logs[0].path.read_bytes())
     other = LoadedLog(logs[0].frame.assign(certificate="static"), logs[0].run, path)
     names = [
         log["name"] for log in json.loads(Elements(report_page([*logs, other])).scripts[1])["logs"]
