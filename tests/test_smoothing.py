@@ -542,9 +542,12 @@ def test_images_that_are_no_tensor_are_one_line() -> None:
         ({"alpha": 1.0}, "alpha must lie between 0 and 1, got 1"),
         ({"alpha": math.nan}, "alpha must lie between 0 and 1, got nan"),
         ({"n0": 0}, "n0 must be at least 1, got 0"),
-        ({"certificate": "frozen"}, "unknown certificate for isotropic noise 'frozen'.*isotropic"),
+        (
+            {"certificate": "frozen"},
+            "'frozen' needs generated noise; this noise has: auto, isotropic",
+        ),
         ({"certificate": "isotropc"}, "did you mean 'isotropic'"),
-        ({"certificate": "queried"}, "unknown certificate for isotropic noise"),
+        ({"certificate": "queried"}, "'queried' needs queried noise"),
         ({"indices": [1, 2]}, "got 2 indices for 1 images"),
         ({"seed": -1}, r"2\^63"),
         ({"indices": [-1]}, r"2\^63"),
@@ -628,6 +631,8 @@ def test_a_certification_has_its_region() -> None:
     edge.view(-1)[0] = found.radius
     assert bool(region.contains(0.999 * edge))
     assert not bool(region.contains(edge))
+    with pytest.raises(ValueError, match="not of shape"):
+        found.region((*SHAPE[:2], SHAPE[2] + 1))
 
 
 def test_the_models_own_certificate_can_be_named() -> None:

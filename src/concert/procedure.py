@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from concert import bounds
 from concert.checks import check_alpha, check_counts
@@ -10,6 +11,18 @@ from concert.errors import ConcertError, nearest
 from concert.noise import NoiseModel
 from concert.stopping import StoppingRule
 from concert.streams import Domain, Stream
+
+# What the model of a certificate is trained with, for those who name one that it does not have.
+_NEEDS: Final = {
+    "isotropic": "isotropic noise without --noise.grid",
+    "isotropic-grid": "isotropic noise with --noise.grid",
+    "static": "static noise",
+    "queried": "queried noise",
+    "queried-ball": "queried noise",
+    "frozen": "generated noise",
+    "algorithm2": "generated noise",
+    "lipschitz": "generated noise by a generator with a known slope (--noise.generator bounded)",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,11 @@ class Procedure:
             )
         if certificate not in noise.certificates:
             names = ["auto", *noise.certificates]
+            if certificate in _NEEDS:
+                raise ConcertError(
+                    f"certificate '{certificate}' needs {_NEEDS[certificate]}; this noise has: "
+                    f"{', '.join(names)}"
+                )
             raise ConcertError(nearest(f"certificate for {noise.kind} noise", certificate, names))
         noise.guarantee_of(certificate)  # refuses one that lacks what it rests on
         Stream(self.seed, Domain.CERTIFY, 0)  # refuses an impossible seed

@@ -82,8 +82,18 @@ class Certification:
     reason: str
 
     def region(self, shape: Sequence[int]) -> Region:
-        """The certified region around an image of `shape` (C, H, W), which answers `contains`."""
-        return Region(self.certificate, self.guarantee, self.radius, math.prod(shape), self.axes)
+        """The certified region around an image of `shape` (C, H, W), which answers `contains`.
+
+        Raises ValueError for a shape that is not the image's.
+        """
+        dim = math.prod(shape)
+        region = Region(self.certificate, self.guarantee, self.radius, dim, self.axes)
+        other = self.axes is not None and tuple(self.axes.shape) != tuple(shape)
+        if other or not math.isclose(region.log_volume, self.log_volume, rel_tol=1e-9):
+            raise ValueError(
+                f"the certified image is not of shape {tuple(shape)}, or its axes are not at hand"
+            )
+        return region
 
     def __post_init__(self) -> None:
         _check_radius(self.label, self.radius)

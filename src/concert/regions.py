@@ -64,6 +64,7 @@ class Region:
 
         Raises ValueError for other shapes than the image's.
         """
+        delta = torch.as_tensor(delta)
         shape = None if self.axes is None else tuple(self.axes.shape)
         if (
             delta.ndim not in (3, 4)

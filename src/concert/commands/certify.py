@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from concert.certificates import Guarantee
 from concert.commands.loading import data_of, load_run
 from concert.console import (
     LiveRow,
@@ -109,9 +110,11 @@ UNTRAINED: Final = (
 def summary(log: LoadedLog) -> str:
     """What a log says, in three lines: figures, certificate, guarantee."""
     frame, info = log.frame, log.run["info"]
+    none = info["guarantee"] == Guarantee.NONE.value
+    right = "answered" if none else "certified"
     return (
         f"{len(frame)} images of {info['data']}: {100 * certified_accuracy(frame, [0.0])[0]:.1f} % "
-        f"certified correctly, average certified radius {average_certified_radius(frame):.3f}, "
+        f"{right} correctly, average certified radius {average_certified_radius(frame):.3f}, "
         f"abstained {100 * abstention_rate(frame):.1f} %\n"
         f"certificate {log.run['identity']['certificate']}, guarantee {info['guarantee']}\n"
         f"{info['guarantee_sentence']}"
