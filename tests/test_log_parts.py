@@ -73,9 +73,15 @@ class Killed(Exception):
     pass
 
 
-def work(path: Path, team: Team, die_after: int | None = None, identity: Any = IDENTITY) -> int:
+def work(
+    path: Path,
+    team: Team,
+    die_after: int | None = None,
+    identity: Any = IDENTITY,
+    images: list[int] = IMAGES,
+) -> int:
     """Certify the images of this process; returns how many."""
-    with shared_log(path, identity, {}, team, IMAGES) as (log, todo, _):
+    with shared_log(path, identity, {}, team, images) as (log, todo, _):
         for number, index in enumerate(todo):
             if number == die_after:
                 raise Killed
@@ -83,7 +89,9 @@ def work(path: Path, team: Team, die_after: int | None = None, identity: Any = I
     return len(todo)
 
 
-def together(path: Path, size: int, dies: dict[int, int] | None = None) -> list[int]:
+def together(
+    path: Path, size: int, dies: dict[int, int] | None = None, identity: Any = IDENTITY
+) -> list[int]:
     """As many processes as threads; `dies`: rank -> images after which it is killed."""
     values, barrier = [None] * size, threading.Barrier(size)
     teams = [Threads(rank, size, values=values, barrier=barrier) for rank in range(size)]
@@ -91,7 +99,7 @@ def together(path: Path, size: int, dies: dict[int, int] | None = None) -> list[
 
     def run(team: Team) -> int:
         try:
-            return work(path, team, (dies or {}).get(team.rank))
+            return work(path, team, (dies or {}).get(team.rank), identity)
         except Killed:
             dead.append(team.rank)
             # The last one to die has the others do what they can, and then wait in vain.
@@ -176,6 +184,16 @@ def test_parts_of_another_run_are_refused(tmp_path: Path) -> None:
     assert existing_parts(path)
     with pytest.raises(ConcertError, match="made with other settings"):
         work(path, Team(), identity={"seed": 1, "weights": "w"})
+
+
+def test_a_refused_subset_leaves_the_log_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log.tsv"
+    together(path, 2, dies={0: 1, 1: 1}, identity={**IDENTITY, "subset": "all"})
+    assert existing_parts(path)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ConcertError, match="does not have"):
+        work(path, Team(), identity={**IDENTITY, "subset": "few"}, images=IMAGES[-1:])
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_processes_that_differ_are_refused(tmp_path: Path) -> None:

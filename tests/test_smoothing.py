@@ -796,3 +796,56 @@ def test_numbers_of_draws_are_whole() -> None:
         with pytest.raises(ConcertError, match="must be a whole number"):
             smoothed.certify(image, **settings)  # type: ignore[arg-type]
     assert smoothed.certify(image, n=np.int64(1000))[0].n_used == 1000  # type: ignore[arg-type]
+
+
+class Remembering(nn.Module):
+    """Keeps what it is about to use in itself, and cannot be traced."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(math.prod(SHAPE), 64)
+        self.outer = nn.Linear(64, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.kept = images.flatten(1)
+        if bool(self.kept.sum() > 1e9):
+            self.kept = -self.kept
+        for _ in range(20):
+            self.kept = self.kept + 0.0 * self.inner(self.kept).sum()
+        return self.outer(self.inner(self.kept))
+
+
+class Kept(nn.Module):
+    """A generator of the same kind, whose maps have one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Remembering(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        level = 0.3 + 0.1 * self.inside(images).sigmoid()
+        return level[:, :, None, None].expand_as(images)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "generator"])
+def test_threads_do_not_see_each_others_activations(kind: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classifier = Remembering(3) if kind == "classifier" else HalfSpace(0.25)
+        generator = Kept()
+    noise: NoiseModel = IsotropicNoise(0.5)
+    if kind == "generator":
+        noise = QueriedNoise(generator, 0.5, 0.3, 0.4)
+    found = []
+    for workers in (1, 4, 4):
+        model = SmoothedClassifier(
+            classifier,
+            noise,
+            3 if kind == "classifier" else 2,
+            sampling=SamplingSettings(16, workers=workers),
+        )
+        results = model.certify(images(3), n=4000)
+        found.append([(result.votes, result.p_lower, result.sigma_geomean) for result in results])
+        model.refresh()
+    assert found[1] == found[0]
+    assert found[2] == found[0]

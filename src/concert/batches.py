@@ -8,6 +8,7 @@ one request each; the counts stay on the device, and nothing makes the host wait
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from concert.crew import Crew
 from concert.deferred import Check, deferred_checks
 from concert.engines.torch_engines import noisy_probe
 from concert.errors import ConcertError
-from concert.inference import check_rows_alone, full_precision
+from concert.inference import check_rows_alone, full_precision, twin
 from concert.noise import NoiseModel
 from concert.streams import DRAWS_PER_BLOCK
 from concert.votes import ballots, count, dips_below, sum_of
@@ -43,7 +44,7 @@ class Batches:
         self.num_classes, self.shape, self.device = num_classes, shape, device
         self.batch_size, self.margin = batch_size, margin
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False).float()
-        self.deployed_noise = self.noise.deployed()
+        self._own = threading.local()
         generator = getattr(self.noise, "generator", None)
         if generator is not None:
             probe = noisy_probe(shape).to(device)
@@ -84,6 +85,15 @@ class Batches:
             row += segment.rows
         return parts
 
+    def _noise_of(self, deployed: bool) -> NoiseModel:
+        """This thread's noise model."""
+        if not hasattr(self._own, "noise"):
+            noise = twin(self.noise)
+            assert isinstance(noise, NoiseModel)
+            self._own.noise = {False: noise, True: noise.deployed()}
+        chosen: NoiseModel = self._own.noise[deployed]
+        return chosen
+
     def compute(self, segments: Sequence[Segment], crew: Crew) -> tuple[Tensor, Tensor | None]:
         """The sigma maps (B, C, H, W) of a batch, and its logits (B, K) if it is classified."""
         request, buffers = segments[0].request, self._buffers(crew)
@@ -92,9 +102,9 @@ class Batches:
         sigma = self._spread(maps, segments, buffers["sigma"]) if maps else None
         if not request.classify:
             (xi,) = self._draw(segments, buffers["lanes"][:1])
-            used = self.noise.sigma_map_of(x, xi) if sigma is None else sigma
+            used = self._noise_of(False).sigma_map_of(x, xi) if sigma is None else sigma
             return used.expand(self.batch_size, *self.shape), None
-        noise = self.deployed_noise if request.deployed else self.noise
+        noise = self._noise_of(request.deployed)
         noisy, used = noise(x, self._draw(segments, buffers["lanes"]), sigma)
         return used.expand_as(noisy), crew.network(noisy)
 

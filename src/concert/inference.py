@@ -63,6 +63,15 @@ def check_rows_alone(network: Callable[[Tensor], Tensor], probe: Tensor, what: s
         )
 
 
+def twin(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares its tensors and nothing else.
+
+    What a forward pass leaves in a module must not be seen by another thread's pass.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin."""

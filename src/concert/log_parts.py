@@ -41,13 +41,14 @@ def shared_log(
             "the processes differ in the model, the data, the settings or the engine: give all of "
             "them the same"
         )
+    parts = _rows(path, identity, images)  # refuses other parts before the log is touched
     with ExitStack() as files:
         # The first process holds the log all the time, so that no other command writes it.
         whole = None
         if team.rank == 0:
             whole = files.enter_context(CertificationLog.open(path, identity, info, images))
         logged = set() if whole is None else whole.done
-        done = set().union(*team.gather(logged | set(_rows(path, identity, images))))
+        done = set().union(*team.gather(logged | set(parts)))
         todo = [index for index in images if index not in done]
         counted = len(images) - len(todo)
         if whole is not None and team.size == 1 and not existing_parts(path):

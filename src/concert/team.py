@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from concert.errors import ConcertError, TeamEndedError
 from concert.workers import end_workers, starting
 
 T = TypeVar("T")
+
+# One process may be done long before another. One that has ended is noticed at once all the same.
+_PATIENCE: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,11 @@ def make_fabric(
     accelerator: str, devices: int, num_nodes: int, precision: str = "32-true"
 ) -> Fabric:
     """Fabric on the asked devices; one that is not there is one line."""
+    several = devices * num_nodes > 1
     try:
         return Fabric(
             accelerator=accelerator,
+            strategy=DDPStrategy(timeout=_PATIENCE) if several else "auto",
             devices=devices,
             num_nodes=num_nodes,
             precision=precision,  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -10,7 +12,7 @@ from torch.fx import GraphModule
 
 from concert.engines.base import Engine
 from concert.errors import ConcertError
-from concert.inference import dtype_of, inference_copy
+from concert.inference import dtype_of, inference_copy, twin
 
 # Of float32 engines, relative to the largest logit; measured: up to 3e-6.
 ROUNDING: Final = 2e-5
@@ -51,8 +53,12 @@ class EagerEngine(Engine):
         folded = "-folded" if isinstance(self.network, GraphModule) else ""
         self.name = f"torch-eager-{str(self.dtype).removeprefix('torch.')}{folded}"
 
+        self._own = threading.local()
+
     def __call__(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.to(self.dtype))
+        if not hasattr(self._own, "network"):
+            self._own.network = twin(self.network)
+        logits: Tensor = self._own.network(images.to(self.dtype))
         return logits
 
 
@@ -75,7 +81,11 @@ class CompiledEngine(Engine):
                 ) from error
         check_drift("torch-compile", got, wanted)
         self.name = eager.name.replace("torch-eager", f"torch-compile-{torch.__version__}")
+        # Only a traced network is known to keep nothing in itself: others take turns.
+        traced = isinstance(eager.network, GraphModule)
+        self._turn: AbstractContextManager[Any] = nullcontext() if traced else threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.compiled(images.to(self.dtype))
+        with self._turn:
+            logits: Tensor = self.compiled(images.to(self.dtype))
         return logits

@@ -87,16 +87,20 @@ def describe_data(images: ImageSet) -> dict[str, Any]:
     return {"data": f"{images.name}, {attack['method']}", "attack": attack}
 
 
-def source_of(classifier: nn.Module) -> dict[str, str]:
-    """The hash of the file that defines a classifier of the user's own, whose code may change."""
-    module = type(classifier).__module__
-    if module.split(".")[0] in ("concert", "torch"):
-        return {}
-    try:
-        content = Path(inspect.getfile(type(classifier))).read_bytes()
-    except (TypeError, OSError):
-        return {}
-    return {"classifier_source": hashlib.sha256(content).hexdigest()}
+def source_of(*models: nn.Module) -> dict[str, str]:
+    """The hash of the files that define the user's own classes in models, whose code may change."""
+    modules = {type(part).__module__: type(part) for model in models for part in model.modules()}
+    digest, found = hashlib.sha256(), False
+    for name, kind in sorted(modules.items()):
+        if name.split(".")[0] in ("concert", "torch"):
+            continue
+        try:
+            content = Path(inspect.getfile(kind)).read_bytes()
+        except (TypeError, OSError):
+            continue
+        digest.update(hashlib.sha256(content).digest())
+        found = True
+    return {"classifier_source": digest.hexdigest()} if found else {}
 
 
 def check_run(
@@ -155,7 +159,7 @@ def certify_data(
     sampler.settle(len(indices) * settings.n)
     identity = {
         "concert": version("concert-smoothing"),
-        **source_of(smoothed.classifier),
+        **source_of(smoothed.classifier, smoothed.noise),
         "weights": weights,
         "classifier": dict(description.classifier),
         "noise": dict(description.noise),
