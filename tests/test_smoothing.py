@@ -22,6 +22,7 @@ from concert import bounds
 from concert.certificates import Guarantee, isotropic_radius, normalized_radius
 from concert.checks import check_images
 from concert.errors import ConcertError
+from concert.inference import full_precision
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.records import ABSTAIN, Certification
 from concert.sampling import SamplingSettings
@@ -849,3 +850,18 @@ def test_threads_do_not_see_each_others_activations(kind: str) -> None:
         model.refresh()
     assert found[1] == found[0]
     assert found[2] == found[0]
+
+
+def test_precision_comes_back_when_the_last_user_ends() -> None:
+    flags = torch.backends.cuda.matmul
+    before, flags.allow_tf32 = flags.allow_tf32, True
+    try:
+        first, second = (full_precision(torch.device("cuda")) for _ in range(2))
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not flags.allow_tf32
+        second.__exit__(None, None, None)
+        assert flags.allow_tf32
+    finally:
+        flags.allow_tf32 = before

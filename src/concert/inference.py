@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -72,18 +73,36 @@ def twin(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
+class _Precision:
+    """How many ask for full precision, and the settings from before the first of them."""
+
+    lock = threading.Lock()
+    users = 0
+    before = (False, False)
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin."""
+    """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin.
+
+    The settings are the process's: they come back when the last of all that run has ended.
+    """
     if device.type != "cuda":
         yield
         return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with _Precision.lock:
+        if _Precision.users == 0:
+            _Precision.before = cudnn.allow_tf32, matmul.allow_tf32
+        _Precision.users += 1
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        with _Precision.lock:
+            _Precision.users -= 1
+            if _Precision.users == 0:
+                cudnn.allow_tf32, matmul.allow_tf32 = _Precision.before
 
 
 def inference_copy(
