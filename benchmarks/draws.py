@@ -9,15 +9,13 @@ Untrained networks: the speed does not depend on the weights.
 from __future__ import annotations
 
 import functools
-import json
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from interleave import Make, Rates, race
+from interleave import Make, Rates, race, write_record
 from jsonargparse import auto_cli
 from peers import Repeating, published, toolbox
 
@@ -139,17 +137,7 @@ def main(
         else:
             lines.append(f"| {name} | {rates.median:,.0f} | {rates.over(baseline):.2f}x |")
     if out is not None:
-        record = {
-            "network": network,
-            "seconds": seconds,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "rates": {
-                name: rates if isinstance(rates, str) else list(rates.slices)
-                for name, rates in results.items()
-            },
-        }
-        out.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(out, results, network=network, seconds=seconds)
     return "\n".join(lines)
 
 

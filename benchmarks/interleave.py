@@ -7,13 +7,16 @@ over slices, and a ratio the median of the ratios of neighbouring slices.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 # A contestant is made once in its process and then called; it returns how many units it has done.
@@ -34,6 +37,23 @@ class Rates:
         """How many times faster than another contestant, slice by slice."""
         pairs = zip(self.slices, other.slices, strict=True)
         return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def write_record(out: Path, results: Mapping[str, Rates | str], **facts: Any) -> None:
+    """A race's slices as JSON, with facts about it and the machine."""
+    # Not for the contestants, whose environment is set before they import it.
+    import torch
+
+    record = {
+        **facts,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "rates": {
+            name: rates if isinstance(rates, str) else list(rates.slices)
+            for name, rates in results.items()
+        },
+    }
+    out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _serve(make: Make, environment: Mapping[str, str], pipe: Connection) -> None:

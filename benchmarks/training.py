@@ -9,14 +9,12 @@ update. Every row has the same m; SmoothAdv's attack makes `ATTACK_STEPS` steps.
 from __future__ import annotations
 
 import functools
-import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from draws import SHAPES, SIGMA, network_of
-from interleave import Make, Rates, race
+from interleave import Make, Rates, race, write_record
 from jsonargparse import auto_cli
 from peers import PlainLeNet, macer_step
 
@@ -140,19 +138,7 @@ def main(
             ratios = f"{rates.over(baseline):.2f}x | {rates.over(tuned):.2f}x"
             lines.append(f"| {name} | {rates.median:,.1f} | {ratios} |")
     if out is not None:
-        record = {
-            "network": network,
-            "m": m,
-            "batch": batch,
-            "seconds": seconds,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "rates": {
-                name: rates if isinstance(rates, str) else list(rates.slices)
-                for name, rates in results.items()
-            },
-        }
-        out.write_text(json.dumps(record, indent=2) + "\n")
+        write_record(out, results, network=network, m=m, batch=batch, seconds=seconds)
     return "\n".join(lines)
 
 

@@ -216,7 +216,8 @@ def test_numbers_of_processes_that_make_no_sense() -> None:
     for devices, nodes in ((0, 1), (1, 0)):
         with pytest.raises(ConcertError, match="must be at least 1"):
             team_fabric("cpu", devices, nodes)
-    assert launch(team_fabric("cpu", 1, 1)) == Team()
+    with launch(team_fabric("cpu", 1, 1)) as team:
+        assert team == Team()
 
 
 # ------------------------------------------------------------------------- real processes

@@ -125,15 +125,19 @@ def read_weights(folder: Path, digest: str) -> dict[str, Tensor]:
         raise ConcertError(_not_fitting(folder, error)) from None
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
-    """Fill a module with those of a model folder's tensors whose names begin with `prefix`."""
-    own = {
+def tensors_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those of `prefix`.NAME, by NAME."""
+    return {
         name.removeprefix(f"{prefix}."): tensor
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, folder: Path) -> None:
+    """Fill a module with those of a model folder's tensors whose names begin with `prefix`."""
     try:
-        module.load_state_dict(own)
+        module.load_state_dict(tensors_of(tensors, prefix))
     except RuntimeError as error:
         raise ConcertError(_not_fitting(folder, error)) from None
 

@@ -6,11 +6,11 @@ Python values, never tensors, and nothing while they work.
 
 from __future__ import annotations
 
-import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -28,30 +28,11 @@ _PATIENCE: Final = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Team:
-    """This process's number, `rank`, among `size`, and its device; a context manager.
-
-    workers: the processes that this one has started. They stop at a safe point when the context
-    ends by an exception, and are waited for.
-    """
+    """This process's number, `rank`, among `size`, and its device."""
 
     rank: int = 0
     size: int = 1
     device: torch.device | None = None
-    workers: tuple[subprocess.Popen[bytes], ...] = field(default=(), compare=False, repr=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None and self.size > 1 and torch.distributed.is_initialized():
-            # Or else a process that waits for this one's answer would never hear that none comes.
-            torch.distributed.destroy_process_group()
-        end_workers(self.workers, ask=error is not None)
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks; waits for all of them."""
@@ -96,11 +77,25 @@ def team_fabric(accelerator: str, devices: int, num_nodes: int) -> Fabric | None
     return None if devices * num_nodes == 1 else make_fabric(accelerator, devices, num_nodes)
 
 
-def launch(fabric: Fabric | None) -> Team:
-    """Start Fabric's processes; each of them returns from here."""
+@contextmanager
+def launch(fabric: Fabric | None) -> Iterator[Team]:
+    """Start Fabric's processes; each of them enters the context.
+
+    When it ends by an exception, the processes that this one has started stop at a safe point. They
+    are waited for in any case.
+    """
     if fabric is None:
-        return Team()
+        yield Team()
+        return
     with starting():
         fabric.launch()
     workers = tuple(getattr(fabric.strategy.launcher, "procs", ()))
-    return Team(fabric.global_rank, fabric.world_size, fabric.device, workers)
+    try:
+        yield Team(fabric.global_rank, fabric.world_size, fabric.device)
+    except BaseException:
+        if fabric.world_size > 1 and torch.distributed.is_initialized():
+            # Or else a process that waits for this one's answer would never hear that none comes.
+            torch.distributed.destroy_process_group()
+        end_workers(workers, ask=True)
+        raise
+    end_workers(workers, ask=False)

@@ -16,6 +16,7 @@ from concert.checkpoints import load_latest, save_checkpoint
 from concert.config import TrainingSettings
 from concert.errors import ConcertError
 from concert.objectives import LossTerms
+from concert.runs import tensors_of
 
 
 @dataclass
@@ -121,13 +122,8 @@ class TrainingState:
                     f"{there[:12]}, now {here[:12]}): restore it, or choose another --out"
                 )
         for prefix, module in self._modules():
-            own = {
-                name.removeprefix(f"{prefix}."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(f"{prefix}.")
-            }
             try:
-                module.load_state_dict(own)
+                module.load_state_dict(tensors_of(tensors, prefix))
             except RuntimeError as error:
                 raise ConcertError(
                     f"the checkpoint in {folder} does not fit the {prefix}: {error}".splitlines()[0]

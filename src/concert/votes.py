@@ -68,14 +68,6 @@ def count(votes: Tensor, num_classes: int) -> Tensor:
     return totals.scatter_add_(0, votes, torch.ones_like(votes))
 
 
-def count_votes(logits: Tensor, margin: float, counted: Tensor | None = None) -> Tensor:
-    """The counts of logits (B, K); a draw outside the mask `counted` (B,) is undecided."""
-    votes = ballots(logits, margin)
-    if counted is not None:
-        votes = torch.where(counted, votes, logits.shape[1])
-    return count(votes, logits.shape[1])
-
-
 def dips_below(maps: Tensor, reference: Tensor) -> Tensor:
     """The largest relative dip of each sigma map (B, C, H, W) below a reference (C, H, W): (B,).
 

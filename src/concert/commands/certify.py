@@ -11,11 +11,7 @@ from rich.console import Console
 
 from concert.certificates import Guarantee
 from concert.commands.loading import data_of, load_run
-from concert.console import (
-    LiveRow,
-    StopSignal,
-    make_console,
-)
+from concert.console import LiveRow, StopSignal, make_console
 from concert.data import ImageSet, load_images
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
 from concert.evaluation.collapse import ENOUGH, collapsed

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from concert.console import (
-    make_console,
-)
+from concert.console import make_console
 from concert.parsers import COMMANDS, Parser
 
 

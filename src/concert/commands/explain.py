@@ -7,9 +7,7 @@ from typing import Any
 
 from concert.commands.loading import load_run
 from concert.commands.predict import read_image
-from concert.console import (
-    make_console,
-)
+from concert.console import make_console
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, sampling_flags
 from concert.procedure import Procedure
 from concert.runs import read_description

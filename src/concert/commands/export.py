@@ -10,9 +10,7 @@ import torch
 
 from concert.checks import check_images
 from concert.commands.loading import data_of, load_run
-from concert.console import (
-    make_console,
-)
+from concert.console import make_console
 from concert.data import load_images, subset_indices
 from concert.engines.choice import check_engine
 from concert.engines.export import export_engine

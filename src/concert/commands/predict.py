@@ -11,9 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from concert.checks import check_prediction
 from concert.commands.loading import load_run
-from concert.console import (
-    make_console,
-)
+from concert.console import make_console
 from concert.data.decode import COLOUR, GREY
 from concert.errors import ConcertError
 from concert.parsers import COMMANDS, Parser, sampling_flags

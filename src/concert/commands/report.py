@@ -8,9 +8,7 @@ from typing import Any
 
 from concert.commands.loading import import_from_here
 from concert.commands.logged_images import find_images
-from concert.console import (
-    make_console,
-)
+from concert.console import make_console
 from concert.errors import ConcertError
 from concert.evaluation.gallery import gallery
 from concert.evaluation.page import PageExtras

@@ -14,10 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from concert.commands.loading import import_from_here
 from concert.config import Recipe
-from concert.console import (
-    StopSignal,
-    make_console,
-)
+from concert.console import StopSignal, make_console
 from concert.errors import INTERRUPTED
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
