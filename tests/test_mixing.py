@@ -19,6 +19,7 @@ from concert.certifying import certification
 from concert.counting import Count, Segment
 from concert.errors import ConcertError
 from concert.generator import CodebookGenerator
+from concert.generator.box import gate
 from concert.mixing import Case, Steps, answer
 from concert.noise import GridNoise, IsotropicNoise, NoiseModel, QueriedNoise
 from concert.procedure import Procedure
@@ -171,6 +172,46 @@ def test_an_error_comes_after_the_images_before_it() -> None:
             next(results)
         # The sampler can be used again.
         assert sampler.sample(image(), [Request(Stream(0, Domain.PREDICT, 0), 10)])[0].n == 10
+
+
+class Fragile(nn.Module):
+    """A classifier or generator that cannot do bright images: it raises, or gives no numbers."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__()
+        self.raises = raises
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.flatten(1).mean(1) > 50
+        if self.raises:
+            if bool(bright.any()):
+                raise ConcertError("too bright")
+            return images.flatten(1)[:, :CLASSES]
+        sigma = torch.where(bright, math.nan, 0.3)[:, None, None, None].expand(images.shape)
+        return gate(sigma, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_an_image_that_fails_in_a_batch_takes_no_other_with_it(raises: bool) -> None:
+    def steps(number: int) -> Steps[int]:
+        yield Request(Stream(0, Domain.PREDICT, number), 150)
+        return number
+
+    if raises:
+        settings = SamplingSettings(batch_size=64, workers=2)
+        noise: NoiseModel = IsotropicNoise(0.5)
+        device = torch.device("cpu")
+        sampler = Sampler(Fragile(True), noise, CLASSES, SHAPE, device, settings)
+    else:
+        sampler = made(QueriedNoise(Fragile(False), 0.6, 0.25, 0.5))
+    points = [image(number) + (100.0 if number == 5 else 0.0) for number in range(50)]
+    with closing(sampler):
+        cases = (Case(point, steps(number)) for number, point in enumerate(points))
+        results = sampler.drive(cases, MANY)
+        assert [next(results)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert sampler.mixed
+        with pytest.raises(ConcertError, match="too bright" if raises else "damaged"):
+            next(results)
 
 
 class Placed(nn.Module):

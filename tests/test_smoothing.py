@@ -24,6 +24,7 @@ from concert.checks import check_images
 from concert.errors import ConcertError
 from concert.inference import full_precision
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
+from concert.procedure import Procedure
 from concert.records import ABSTAIN, Certification
 from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier, decide
@@ -476,6 +477,16 @@ def test_images_of_another_shape_get_a_sampler_of_their_own() -> None:
         assert model.predict(torch.ones(1, *shape), n=50).tolist() == [0]
 
 
+def test_images_of_another_shape_do_not_end_a_job_under_way() -> None:
+    model = smoothed(Function(lambda z: z.flatten(1)[:, :2] * torch.tensor([1.0, -1.0])))
+    points, procedure = torch.ones(20, *SHAPE), Procedure(n=3000)
+    job = model.certify_each(points, procedure)
+    found = [next(job).certification]
+    assert model.predict(torch.ones(1, 1, 3, 2), n=50).tolist() == [0]
+    found += [timed.certification for timed in job]
+    assert found == model.certify(points, n=3000)
+
+
 def test_a_used_model_can_be_copied() -> None:
     model = smoothed(HalfSpace(0.25))
     expected = model.certify(images(2), n=50)
@@ -487,6 +498,8 @@ def test_no_images_are_no_results() -> None:
     assert model.certify(images(0), n=50) == []
     assert model.predict(images(0), n=50).shape == (0,)
     assert model.predict(images(3), n=50).dtype == torch.int64
+    with pytest.raises(ConcertError, match="2 indices, and no image"):
+        list(model.certify_each(iter([]), Procedure(n=50), [0, 1]))
 
 
 # ----------------------------------------------------------------------------- bad input

@@ -81,7 +81,8 @@ class Batches:
         for segment in segments:
             rows = slice(row, row + segment.valid)
             ours = None if votes is None else votes[rows]
-            parts.append(self._part(segment, used[rows], ours, tuple(checks)))
+            told = tuple(check.of(rows, self.batch_size) for check in checks)
+            parts.append(self._part(segment, used[rows], ours, told))
             row += segment.rows
         return parts
 

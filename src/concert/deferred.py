@@ -19,10 +19,15 @@ from concert.errors import ConcertError
 
 @dataclass(frozen=True)
 class Check:
-    """`failed` (bool, no dimensions) and the error to raise where it is true."""
+    """`failed` (bool) of a batch, or of each of its images (B,), and the error to raise there."""
 
     failed: Tensor
     error: Callable[[], ConcertError]
+
+    def of(self, rows: slice, batch_size: int) -> Check:
+        """What the check says of some images of a batch; of all, where it does not tell apart."""
+        apart = self.failed.dim() > 0 and len(self.failed) == batch_size
+        return Check((self.failed[rows] if apart else self.failed).any(), self.error)
 
 
 _noting = threading.local()
@@ -41,9 +46,9 @@ def deferred_checks() -> Iterator[list[Check]]:
 
 
 def refuse(failed: Tensor, error: Callable[[], ConcertError]) -> None:
-    """Raise `error()` where `failed` (bool, no dimensions) is true, at once or deferred."""
+    """Raise `error()` if `failed` (bool, one or (B,)) is true anywhere, at once or deferred."""
     checks: list[Check] | None = getattr(_noting, "checks", None)
     if checks is not None:
         checks.append(Check(failed, error))
-    elif bool(failed):
+    elif bool(failed.any()):
         raise error()

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -128,12 +128,17 @@ class _Mixer(Generic[T]):
             batch = self._next_batch()
             if batch is None:
                 break
-            segments = [segment for _, segment in batch]
-            self.flying[self.crew.submit(self.batches.count, segments, self.crew)] = batch
+            self._submit(batch)
         if self.flying:
             done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
             for future in done:
-                self._absorb(self.flying.pop(future), future.result())
+                batch = self.flying.pop(future)
+                try:
+                    parts = future.result()
+                except Exception as error:
+                    self._lose(batch, error)
+                else:
+                    self._absorb(batch, parts)
         return bool(self.flying or self.active or self.cases is not None)
 
     def abandon(self) -> None:
@@ -202,10 +207,8 @@ class _Mixer(Generic[T]):
             self.cases = None
             return None
         except Exception as error:
-            # Those before it are finished first; those behind it are not begun.
-            self.cases = None
             work = Work(None, None)
-            work.fail(error)
+            self._fail(work, error)
             self.active.append(work)
             return work
         self.active.append(work)
@@ -225,6 +228,30 @@ class _Mixer(Generic[T]):
         for work, segment in batch:
             work.seconds += (now - self.clock) * segment.valid / draws
         self.clock = now
+
+    def _submit(self, batch: list[tuple[Work[T], Segment]]) -> None:
+        segments = [segment for _, segment in batch]
+        self.flying[self.crew.submit(self.batches.count, segments, self.crew)] = batch
+
+    def _lose(self, batch: list[tuple[Work[T], Segment]], error: Exception) -> None:
+        """A batch has raised: the image fails; of several, those that raise again when alone."""
+        for work, segment in batch:
+            work.flying -= 1
+            if work.error is not None:
+                continue
+            if all(other is work for other, _ in batch):
+                self._fail(work, error)
+                continue
+            # Filled up with draws that nobody asked for, from behind the last.
+            last = -(-segment.request.n // DRAWS_PER_BLOCK) * DRAWS_PER_BLOCK
+            rows = self.batches.batch_size - segment.rows
+            work.flying += 2
+            self._submit([(work, segment), (work, replace(segment, first=last, rows=rows))])
+
+    def _fail(self, work: Work[T], error: Exception) -> None:
+        """Those before a failed image are finished; those behind it are not begun."""
+        work.fail(error)
+        self.cases = None
 
     def _advance(self, work: Work[T]) -> None:
         """Give the steps their votes, until they ask for draws again or are done."""
@@ -248,6 +275,4 @@ class _Mixer(Generic[T]):
         except StopIteration as stop:
             work.result, work.finished, work.count = stop.value, True, None
         except Exception as error:
-            work.fail(error)
-            # Those behind a failed image are not begun.
-            self.cases = None
+            self._fail(work, error)

@@ -155,9 +155,9 @@ class Sampler:
 
         `draws`: about how many there will be, which says whether preparations pay.
         """
-        self.settle(draws)
+        crew, mixed = self.settle(draws)
         with full_precision(self.device):
-            yield from drive(self.batches, self.crew, cases, self.mixed)
+            yield from drive(self.batches, crew, cases, mixed)
 
     def run(self, image: Tensor, steps: Steps[T]) -> T:
         """The result of the steps of one image (C, H, W)."""
@@ -168,14 +168,14 @@ class Sampler:
         """The votes of each request, all for one image (C, H, W)."""
         return self.run(image, answers(requests))
 
-    def settle(self, draws: int) -> None:
-        """Before the first job of many draws: choose the workers, and whether batches mix images.
+    def settle(self, draws: int) -> tuple[Crew, bool]:
+        """The workers to use, and whether batches mix images; neither changes a vote.
 
-        Neither changes a vote.
+        Chosen before the first job of many draws.
         """
         with self._settling:
             if self._settled or draws < LARGE_JOB * self.batch_size:
-                return
+                return self.crew, self.mixed
             with full_precision(self.device):
                 if self._others:
                     subject = {
@@ -192,6 +192,7 @@ class Sampler:
                 self.mixed = mixing_is_exact(self.batches, self.crew)
             log.debug("%d workers, batches mix images: %s", self.workers, self.mixed)
             self._settled = True
+            return self.crew, self.mixed
 
     def thread_identity(self) -> dict[str, int]:
         """`threads` for a log's identity, where more than one a worker changes the bits."""

@@ -129,10 +129,8 @@ class SmoothedClassifier(nn.Module):
         return {**self.__dict__, "_sampler": None}
 
     def refresh(self) -> None:
-        """Forget the private copies and end the worker threads."""
-        if self._sampler is not None:
-            self._sampler.close()
-            self._sampler = None
+        """Forget the private copies; the worker threads end with the last job that uses them."""
+        self._sampler = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Log of the mean softmax over noisy copies, (B, K), differentiable in the images.
@@ -229,6 +227,8 @@ class SmoothedClassifier(nn.Module):
     ) -> Iterator[Timed]:
         first = next(images, None)
         if first is None:
+            if indices:
+                raise ConcertError(f"{len(indices)} indices, and no image")
             return
         sampler = self.sampler(check_images(first, self.shape).shape[1:])
 

@@ -31,7 +31,8 @@ def gate(logits: Tensor, low: float, high: float) -> Tensor:
 
 
 def check_numbers(values: Tensor) -> None:
-    refuse(torch.isnan(values).any(), _damaged)
+    """Refuse values (B, ...) that are not numbers."""
+    refuse(torch.isnan(values).flatten(1).any(1) if values.dim() > 1 else values.isnan(), _damaged)
 
 
 def _damaged() -> ConcertError:

@@ -134,8 +134,8 @@ class GridNoise(IsotropicNoise):
         scaled = images * self.levels
         whole = scaled.round()
         if images.numel():
-            distance = (scaled - whole).abs().max()
-            refuse(distance > ON_GRID, lambda: self._off_grid(float(distance)))
+            distance = (scaled - whole).abs().flatten(1).amax(1)
+            refuse(distance > ON_GRID, lambda: self._off_grid(float(distance.max())))
         return whole / self.levels
 
     def _off_grid(self, distance: float) -> ConcertError:
