@@ -1,15 +1,17 @@
 """Draws per second against the published procedure and a toolbox, for every engine.
 
-    python benchmarks/draws.py --network lenet --out benchmarks/draws-lenet.json
+    python benchmarks/draws.py --network lenet --out benchmarks/records/draws-lenet.json
     pip install adversarial-robustness-toolbox      # its rows are left out where it is missing
 
-Untrained networks: the speed does not depend on the weights.
+Untrained networks: the speed does not depend on the weights. A row of matrix products of 2048 x
+2048 says what the machine gave at most, and `flops` what one draw needs.
 """
 
 from __future__ import annotations
 
 import functools
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 import torch
 from interleave import Make, Rates, race, write_record
 from jsonargparse import auto_cli
-from peers import Repeating, published, toolbox
+from peers import PlainLeNet, Repeating, published, toolbox
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from concert import IsotropicNoise, QueriedNoise
 from concert.classifiers import build_classifier
@@ -27,6 +31,7 @@ from concert.engines.export import export_engine
 from concert.engines.torch_engines import noisy_probe
 from concert.generator import CoarseGenerator
 from concert.memory import keep_large_blocks
+from concert.noise import NoiseModel
 from concert.sampling import Sampler, SamplingSettings
 from concert.streams import Domain, Stream
 from concert.votes import Request
@@ -38,7 +43,21 @@ SHAPES = {
     "resnet50": (3, 224, 224),
 }
 SIGMA = 0.25
+CALL_SECONDS = 3.0
+PRODUCTS = "matrix products"
 CIFAR = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+
+
+def noise_of(shape: tuple[int, int, int], kind: str) -> NoiseModel:
+    """Isotropic noise, or queried noise with an untrained coarse generator."""
+    if kind == "isotropic":
+        return IsotropicNoise(SIGMA)
+    pool = 4 if shape[1] <= 64 else 16
+    return QueriedNoise(CoarseGenerator(shape[0], 0.25, 0.475, pool=pool), 0.5, 0.25, 0.475)
+
+
+def classes_of(name: str) -> int:
+    return 1000 if name == "resnet50" else 10
 
 
 def network_of(name: str, normalize: bool = True) -> torch.nn.Module:
@@ -46,52 +65,97 @@ def network_of(name: str, normalize: bool = True) -> torch.nn.Module:
     arguments: dict[str, Any] = {"init_args": {"image_size": 28}} if name == "lenet" else {}
     if name != "lenet" and normalize:
         arguments |= {"mean": CIFAR[0], "std": CIFAR[1]}
-    classes = 1000 if name == "resnet50" else 10
-    return build_classifier(name, classes, SHAPES[name][0], **arguments).eval()
+    return build_classifier(name, classes_of(name), SHAPES[name][0], **arguments).eval()
 
 
-def ours(name: str, noise: str, engine: str, folder: str, allocator: bool) -> Callable[[], int]:
+def export(
+    scratch: Path, engine: str, network: torch.nn.Module, num_classes: int, noisy: Tensor
+) -> Path:
+    """A folder with the network as an engine runs it; `noisy` images to calibrate on."""
+    folder = scratch / engine
+    folder.mkdir()
+    if engine != "torch":
+        export_engine(folder, engine, network, num_classes, "benchmark", noisy, 2.5e-5)
+    return folder
+
+
+def exported(scratch: Path, engine: str, name: str) -> Path:
+    """The same of an untrained network."""
+    probe = noisy_probe(SHAPES[name], 64)
+    return export(scratch, engine, network_of(name), classes_of(name), probe)
+
+
+def ours(name: str, noise: str, engine: str, folder: Path, allocator: bool) -> Callable[[], int]:
     """One request of the hot loop, workers as by default."""
     if allocator:
         keep_large_blocks()
     shape = SHAPES[name]
     choice = EngineChoice()
     if engine != "torch":
-        choice = read_choice(Path(folder), "benchmark")
-    if noise == "isotropic":
-        model = IsotropicNoise(SIGMA)
-    else:
-        pool = 4 if shape[1] <= 64 else 16
-        model = QueriedNoise(CoarseGenerator(shape[0], 0.25, 0.475, pool=pool), 0.5, 0.25, 0.475)
-    network = network_of(name)
-    classes = 1000 if name == "resnet50" else 10
+        choice = read_choice(folder, "benchmark")
     sampler = Sampler(
-        network, model, classes, shape, torch.device("cpu"), SamplingSettings(), choice
+        network_of(name),
+        noise_of(shape, noise),
+        classes_of(name),
+        shape,
+        torch.device("cpu"),
+        SamplingSettings(),
+        choice,
     )
     image = torch.rand(shape)
     stream = Stream(0, Domain.CERTIFY, 0)
-    n = 4 * sampler.workers * sampler.batch_size
+    # What a large job chooses: the workers, and whether batches mix.
+    sampler.settle(10**9)
+    round_of = 4 * sampler.workers * sampler.batch_size
 
-    def work() -> int:
+    def work(n: int) -> int:
         sampler.sample(image, [Request(stream, n)])
         return n
 
-    return work
+    work(round_of)
+    began = time.perf_counter()
+    work(round_of)
+    # Some seconds: at the end of a request workers wait for each other.
+    rounds = max(1, round(CALL_SECONDS / (time.perf_counter() - began)))
+    return functools.partial(work, rounds * round_of)
+
+
+def plain(name: str) -> torch.nn.Module:
+    """The network as its users write it."""
+    if name == "lenet":
+        return PlainLeNet()
+    return torch.nn.Sequential(Repeating(*CIFAR), network_of(name, normalize=False))
 
 
 def theirs(name: str, batch: int, allocator: bool) -> Callable[[], int]:
     """The published loop at a batch size."""
     if allocator:
         keep_large_blocks()
-    network = network_of(name, normalize=False)
-    if name != "lenet":
-        network = torch.nn.Sequential(Repeating(*CIFAR), network)
-    return published(network, torch.rand(1, *SHAPES[name]), SIGMA, batch, 10)
+    return published(plain(name), torch.rand(1, *SHAPES[name]), SIGMA, batch, classes_of(name))
 
 
 def art(name: str, batch: int) -> Callable[[], int]:
     """The toolbox at a batch size."""
-    return toolbox(network_of(name), torch.rand(1, *SHAPES[name]), SIGMA, batch, 10, n=2000)
+    n = 64 if name == "resnet50" else 2000
+    return toolbox(plain(name), torch.rand(1, *SHAPES[name]), SIGMA, batch, classes_of(name), n)
+
+
+def products(size: int = 2048) -> Callable[[], int]:
+    """Matrix products; one unit is a million floating-point operations."""
+    some, other = torch.rand(size, size), torch.rand(size, size)
+
+    def work() -> int:
+        torch.mm(some, other)
+        return 2 * size**3 // 10**6
+
+    return work
+
+
+def flops_of(name: str) -> int:
+    """Floating-point operations of one image, twice the multiplications."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        plain(name).eval()(torch.rand(1, *SHAPES[name]))
+    return int(counter.get_total_flops())
 
 
 def main(
@@ -113,31 +177,39 @@ def main(
                     theirs, network, batch, allocator
                 )
         contestants["toolbox, batch 32"] = functools.partial(art, network, 32)
+        contestants[PRODUCTS] = products
         for engine in engines:
-            folder = Path(scratch) / engine
-            folder.mkdir()
-            if engine != "torch":
-                model = network_of(network)
-                classes = 1000 if network == "resnet50" else 10
-                probe = noisy_probe(SHAPES[network], 64)
-                export_engine(folder, engine, model, classes, "benchmark", probe, 2.5e-5)
+            folder = exported(Path(scratch), engine, network)
             for noise in noises:
                 for allocator in (False, True) if engine == "torch" else (True,):
                     kept = ", blocks kept" if allocator else ""
                     contestants[f"{engine}, {noise}{kept}"] = functools.partial(
-                        ours, network, noise, engine, str(folder), allocator
+                        ours, network, noise, engine, folder, allocator
                     )
         results = race(contestants, seconds, slice_seconds)
-    baseline = results[f"published, batch {batches[0]}"]
+    flops = flops_of(network)
+    if out is not None:
+        write_record(out, results, network=network, seconds=seconds, flops=flops)
+    return table(network, results, f"published, batch {batches[0]}", flops)
+
+
+def table(network: str, results: dict[str, Rates | str], first: str, flops: int) -> str:
+    """Draws per second, ratios to the published loop, and the share of the matrix products."""
+    baseline, most = results[first], results[PRODUCTS]
     assert isinstance(baseline, Rates)
-    lines = [f"| {network} | draws/s | against published |", "| :-- | --: | --: |"]
+    assert isinstance(most, Rates)
+    lines = [
+        f"| {network} | draws/s | against {first} | of the matrix products |",
+        "| :-- | --: | --: | --: |",
+    ]
     for name, rates in results.items():
         if isinstance(rates, str):
-            lines.append(f"| {name} | {rates} | |")
-        else:
-            lines.append(f"| {name} | {rates.median:,.0f} | {rates.over(baseline):.2f}x |")
-    if out is not None:
-        write_record(out, results, network=network, seconds=seconds)
+            lines.append(f"| {name} | {rates} | | |")
+        elif name != PRODUCTS:
+            share = rates.over(most) * flops / 1e6
+            ratio = f"{rates.over(baseline):.2f}x"
+            lines.append(f"| {name} | {rates.median:,.0f} | {ratio} | {share:.0%} |")
+    lines.append(f"| ({PRODUCTS}) | {most.median / 1000:,.0f} GFLOP/s | | |")
     return "\n".join(lines)
 
 
