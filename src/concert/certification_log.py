@@ -14,7 +14,6 @@ import errno
 import json
 import logging
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from io import FileIO
@@ -23,12 +22,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from concert.errors import ConcertError
-from concert.files import write_atomically
+from concert.files import take, write_atomically
 from concert.log_reading import HEADER, SCHEMA, complete_lines, load_run, parse_rows, run_path
 from concert.records import COLUMNS, Certification, format_row
-
-if sys.platform != "win32":
-    import fcntl
 
 log = logging.getLogger(__name__)
 
@@ -145,16 +141,11 @@ def _open_locked(path: Path) -> FileIO:
         file = FileIO(path, "a+")
     except OSError as error:
         raise ConcertError(f"cannot write {path}: {error.strerror}") from error
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise ConcertError(
-                f"{path} is in use by another process: wait for it, or give another --log"
-            ) from None
-        except OSError as error:  # a file system without locks
-            log.debug("%s is not locked: %s", path, error)
+    try:
+        take(file, path, "--log")
+    except ConcertError:
+        file.close()
+        raise
     file.seek(0)
     return file
 

@@ -1,11 +1,39 @@
-"""Writing files so that a reader, or the next run, never meets half of one."""
+"""Writing files so that a reader, or the next run, never meets half of one, nor two writers."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import sys
 import tempfile
+from io import FileIO
 from pathlib import Path
+
+from concert.errors import ConcertError
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+
+
+def take(file: FileIO | int, path: Path, flag: str) -> None:
+    """Have an open file or folder for this process alone, until it is closed.
+
+    ConcertError, which advises another `flag`, if another process has it. Nothing is locked where
+    the file system, or Windows, has no such locks.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConcertError(
+            f"{path} is in use by another process: wait for it, or give another {flag}"
+        ) from None
+    except OSError as error:
+        log.debug("%s is not locked: %s", path, error)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -99,6 +99,21 @@ def test_an_interrupted_attack_goes_on_to_the_same_images(
     assert not again
 
 
+def test_a_folder_is_one_attacks_at_a_time(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    settings, out = settings_of(images_per_batch=2), tmp_path / "out"
+
+    def again(progress: AttackProgress) -> None:
+        with pytest.raises(ConcertError, match="in use by another process: wait .* another --out"):
+            attack_data(smoothed, images, settings, out)
+
+    attack_data(smoothed, images, settings, out, again)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConcertError, match="cannot write"):
+        attack_data(smoothed, images, settings, tmp_path / "file")
+
+
 def test_a_folder_of_another_attack_is_refused(
     smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:

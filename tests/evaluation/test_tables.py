@@ -171,3 +171,6 @@ def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
         f"Cohen, sigma 1.0: {said.replace('0.001', '0.01')}.",
     ]
     assert run_notes([make_log(OUTCOMES, "unknown")]) == []
+    early = make_log(OUTCOMES, "d", identity=identity | {"stopping": "grid:0,0.5"}, **names)
+    (note,) = (note for note in run_notes([whole, early]) if "AMCR" in note)
+    assert "lower than with all n draws" in note

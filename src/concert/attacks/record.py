@@ -9,12 +9,15 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow
@@ -24,7 +27,7 @@ from torch import Tensor
 from concert.attacks.base import AttackResult
 from concert.data.floats import ATTACK_KEY, CLEAN
 from concert.errors import ConcertError
-from concert.files import write_atomically
+from concert.files import take, write_atomically
 
 # Beside images and label: the image's number in its data set, and the numbers of the attack.
 NUMBERS: Final = {
@@ -41,9 +44,10 @@ NUMBERS: Final = {
 
 
 class AttackRecord:
-    """An attack's folder, new or resumed. `rows` maps an image's index to its numbers.
+    """An attack's folder, new or resumed, of one process at a time; a context manager.
 
-    A new one is not written before there is something to write.
+    `rows` maps an image's index to its numbers. A new folder is not kept before there is something
+    to write.
     """
 
     def __init__(self, folder: Path, file: str, description: Mapping[str, Any]) -> None:
@@ -51,6 +55,26 @@ class AttackRecord:
         # As it will be read again.
         self.description: dict[str, Any] = json.loads(json.dumps(description, allow_nan=False))
         self.rows: dict[int, dict[str, Any]] = {}
+        self._own = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._own.close()
+        with contextlib.suppress(OSError):  # it is not empty
+            self.folder.rmdir()
+
+    def _take_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConcertError(f"cannot write {self.folder}: {error.strerror}") from error
+        if sys.platform == "win32":
+            return
+        handle = os.open(self.folder, os.O_RDONLY)
+        self._own.callback(os.close, handle)
+        take(handle, self.folder, "--out")
 
     @classmethod
     def open(
@@ -58,30 +82,40 @@ class AttackRecord:
     ) -> AttackRecord:
         """Begin an attack, or go on with one of the same identity; ConcertError for another one."""
         record = cls(folder, file, {"identity": identity, "info": info, "result": None})
-        described = folder / "attack.json"
+        with contextlib.ExitStack() as failing:
+            failing.push(record)
+            record._take_folder()
+            record._read()
+            failing.pop_all()
+        return record
+
+    def _read(self) -> None:
+        """What an earlier process has done."""
+        described = self.folder / "attack.json"
         if not described.exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise ConcertError(f"{folder} is not empty and holds no attack: give another --out")
-            return record
+            if any(self.folder.iterdir()):
+                raise ConcertError(
+                    f"{self.folder} is not empty and holds no attack: give another --out"
+                )
+            return
         try:
             before = json.loads(described.read_text())
-            same = before["identity"] == record.description["identity"]
+            same = before["identity"] == self.description["identity"]
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if not same:
             raise ConcertError(
-                f"{folder} holds an attack on another model or with other settings: give another "
-                "--out, or delete it"
+                f"{self.folder} holds an attack on another model or with other settings: give "
+                "another --out, or delete it"
             )
-        for path in [record.file] if record.file.exists() else record._parts():
+        for path in [self.file] if self.file.exists() else self._parts():
             try:
                 table = pyarrow.parquet.read_table(path, columns=list(NUMBERS))
             except (OSError, pyarrow.ArrowException):
                 raise ConcertError(f"{path} is damaged: delete it and attack again") from None
-            record.rows |= {int(row["index"]): row for row in table.to_pylist()}
-        if record.file.exists():
-            record.description["result"] = before.get("result")
-        return record
+            self.rows |= {int(row["index"]): row for row in table.to_pylist()}
+        if self.file.exists():
+            self.description["result"] = before.get("result")
 
     @property
     def finished(self) -> bool:

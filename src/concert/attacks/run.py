@@ -129,23 +129,23 @@ def attack_data(
     }
     info = {"command": command, "data_source": images.source, "torch": torch.__version__}
     file = f"{split_names(images.name, settings.split)[0]}.parquet"
-    record = AttackRecord.open(out, file, identity, info)
     size = settings.images_per_batch or batch_size(smoothed, images.shape, arguments)
-    todo = [index for index in indices if index not in record.rows]
-    for start in range(0, len(todo), size):
-        batch = todo[start : start + size]
-        began = time.perf_counter()
-        clean, labels = images.images(batch), images.labels[batch]
-        result = run_attack(smoothed, clean, labels, settings, arguments, batch)
-        predicted = clean_predictions(smoothed, clean, labels, settings, arguments, batch)
-        seconds = (time.perf_counter() - began) / len(batch)
-        record.append(clean, result, labels.tolist(), batch, predicted, seconds)
-        done = len(indices) - len(todo) + start + len(batch)
-        on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
-    if not record.finished:
-        rows = [record.rows[index] for index in indices]
-        record.finish(images.class_names, attack, summarize(rows, images))
-    summary: dict[str, Any] = record.description["result"]
+    with AttackRecord.open(out, file, identity, info) as record:
+        todo = [index for index in indices if index not in record.rows]
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
+            began = time.perf_counter()
+            clean, labels = images.images(batch), images.labels[batch]
+            result = run_attack(smoothed, clean, labels, settings, arguments, batch)
+            predicted = clean_predictions(smoothed, clean, labels, settings, arguments, batch)
+            seconds = (time.perf_counter() - began) / len(batch)
+            record.append(clean, result, labels.tolist(), batch, predicted, seconds)
+            done = len(indices) - len(todo) + start + len(batch)
+            on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
+        if not record.finished:
+            rows = [record.rows[index] for index in indices]
+            record.finish(images.class_names, attack, summarize(rows, images))
+        summary: dict[str, Any] = record.description["result"]
     return summary
 
 

@@ -31,7 +31,10 @@ def parser() -> Parser:
         "--n_select", type=int, default=2000, help="generator passes for the queried ellipsoid"
     )
     made.add_argument(
-        "--colorizer", type=str, default="compact", help="compact, or a file of weights"
+        "--colorizer",
+        type=str,
+        default="compact",
+        help="compact, siggraph17, eccv16, a file of their weights, or an import path (--trust)",
     )
     made.add_argument("--resize", action="store_true", help="resize images that have another size")
     sampling_flags(made)

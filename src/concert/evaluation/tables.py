@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import pandas as pd
 
@@ -168,15 +169,21 @@ def data_notes(logs: Sequence[LoadedLog]) -> list[str]:
     return list(dict.fromkeys(note for note in notes if note))
 
 
+GRID_NOTE: Final = (
+    "With stopping grid an image stops as soon as it is settled at every radius of the grid: "
+    "between these radii curves are lower than with all n draws, and so is AMCR."
+)
+
+
 def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
     """Which logs are not finished, and how each was certified: one note per set of settings."""
-    unfinished: list[str] = []
+    notes: list[str] = []
     settings: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
         identity, total = log.run["identity"], log.run["info"].get("subset_images")
         name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
         if isinstance(total, int) and len(log.frame) < total:
-            unfinished.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
+            notes.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
         data, said = identity.get("data"), {}
         if isinstance(data, dict) and data.get("split"):
             said["images"] = f"{data['split']} {identity.get('subset', 'all')}"
@@ -184,11 +191,14 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         if text:
             settings.setdefault(text, []).append(name)
-    if not unfinished and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
-        unfinished.append("The logs do not have the same images: their rows differ by that too.")
+    if not notes and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
+        notes.append("The logs do not have the same images: their rows differ by that too.")
+    rules = [str(log.run["identity"].get("stopping", "")) for log in logs]
+    if any(rule.startswith("grid") for rule in rules):
+        notes.append(GRID_NOTE)
     if len(settings) == 1:
-        return [*unfinished, f"Certified with {next(iter(settings))}."]
-    return unfinished + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]
+        return [*notes, f"Certified with {next(iter(settings))}."]
+    return notes + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]
 
 
 def draws(log: LoadedLog) -> int | None:

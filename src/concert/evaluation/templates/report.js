@@ -118,7 +118,7 @@
     );
     const more = element("tr", { className: "more", id: detail, hidden: true });
     const facts = [
-      row.votes.length ? `Votes of ${row.n}: ${row.votes.map(([k, count]) => `${className(k)} ${count}`).join(", ")}.` : "",
+      row.votes.length ? `Votes of ${row.n}: ${row.votes.map(([k, count]) => `${className(k)}: ${count}`).join(", ")}.` : "",
       row.p ? `Certified share: ${row.p}.` : "",
       row.kind.certificate ? `Certificate: ${row.kind.certificate}.` : "",
     ];
