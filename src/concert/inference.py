@@ -14,6 +14,7 @@ from torch.fx.experimental.optimization import fuse
 
 from concert.errors import ConcertError
 from concert.memory import channels_last
+from concert.rewriting import rewritten
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +109,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def inference_copy(
     classifier: nn.Module, probe: Tensor, num_classes: int, tolerance: float
 ) -> nn.Module:
-    """A private copy in evaluation mode, batch norm folded, channels-last.
+    """A private copy in evaluation mode, batch norm folded, channels-last; on a processor in
+    operations that are faster there (`concert.rewriting`).
 
-    Folding is kept only if the copy's logits agree with the original's on a noisy probe batch
+    This is kept only if the copy's logits agree with the original's on a noisy probe batch
     (B, C, H, W) to within `tolerance`, a part of the vote margin; a model that cannot be traced is
-    used unfolded. Raises ConcertError if the classifier does not fit the probe or num_classes.
+    used as it is. Raises ConcertError if the classifier does not fit the probe or num_classes.
     """
     plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
     check_classifier(plain, probe, num_classes)
@@ -120,7 +122,10 @@ def inference_copy(
     with torch.inference_mode():
         wanted = plain(probe)
         try:
-            folded = channels_last(fuse(plain))
+            folded = fuse(plain)
+            if probe.device.type == "cpu":
+                folded = rewritten(folded)
+            folded = channels_last(folded)
             got = folded(probe)
         except Exception as error:
             log.debug("batch norm not folded: %s", error)

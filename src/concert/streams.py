@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -54,6 +55,11 @@ def source_name(device: torch.device, draws: str = "normals") -> str:
     return f"torch-{device.type}{name}" + ("-bits" if draws == "bits" else "")
 
 
+# A generator for each thread: new ones for every block cost time, and those of several threads may
+# share a cache line.
+_own = threading.local()
+
+
 @dataclass(frozen=True)
 class Stream:
     """The draws of one image in one domain; `seed` and `index` lie in [0, 2^63)."""
@@ -74,9 +80,7 @@ class Stream:
         A shorter `out` gets the beginning of the block's numbers on the processor.
         """
         if out.device.type == "cpu":
-            np.random.Generator(self._philox(block, lane)).standard_normal(
-                dtype=np.float32, out=out.numpy()
-            )
+            self._philox(block, lane).standard_normal(dtype=np.float32, out=out.numpy())
         else:
             out.normal_(generator=self._torch_generator(block, lane, out.device))
 
@@ -87,17 +91,24 @@ class Stream:
         """
         if out.device.type == "cpu":
             # The generator's words as they come; unlike `random_raw` it frees other threads.
-            words = np.random.Generator(self._philox(block, lane)).integers(
+            words = self._philox(block, lane).integers(
                 0, 2**64 - 1, out.numel(), dtype=np.uint64, endpoint=True
             )
             out.copy_(torch.from_numpy(words.view(np.int64)).reshape(out.shape))
         else:
             out.random_(-(2**63), None, generator=self._torch_generator(block, lane, out.device))
 
-    def _philox(self, block: int, lane: int) -> np.random.Philox:
-        key = np.array([self.seed, self.domain], dtype=np.uint64)
-        counter = np.array([0, lane, block, self.index], dtype=np.uint64)
-        return np.random.Philox(key=key, counter=counter)
+    def _philox(self, block: int, lane: int) -> np.random.Generator:
+        """This thread's generator at the beginning of a block and lane."""
+        if not hasattr(_own, "generator"):
+            _own.generator = np.random.Generator(np.random.Philox(key=0))
+            _own.start = _own.generator.bit_generator.state
+        _own.start["state"] = {
+            "key": np.array([self.seed, self.domain], dtype=np.uint64),
+            "counter": np.array([0, lane, block, self.index], dtype=np.uint64),
+        }
+        _own.generator.bit_generator.state = _own.start
+        return _own.generator  # type: ignore[no-any-return]
 
     def _torch_generator(self, block: int, lane: int, device: torch.device) -> torch.Generator:
         address = (self.seed, self.domain, self.index, block, lane)

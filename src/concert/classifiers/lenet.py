@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from concert.classifiers.thin_convolution import ThinConv2d
 from concert.errors import ConcertError
+
+
+@fx.wrap
+def check_size(images: Tensor, size: int) -> None:
+    """Refuse images (B, C, H, W) of another size, also in a traced network."""
+    if images.shape[-2] != size or images.shape[-1] != size:
+        raise ConcertError(
+            f"this LeNet takes {size}x{size} images, not {images.shape[-2]}x{images.shape[-1]}: "
+            "set its image_size"
+        )
 
 
 class LeNet(nn.Module):
@@ -29,11 +39,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(500, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-2] != self.image_size or images.shape[-1] != self.image_size:
-            raise ConcertError(
-                f"this LeNet takes {self.image_size}x{self.image_size} images, not "
-                f"{images.shape[-2]}x{images.shape[-1]}: set its image_size"
-            )
+        check_size(images, self.image_size)
         features = F.relu(F.max_pool2d(self.conv1(images), 2))
         features = F.relu(F.max_pool2d(self.conv2(features), 2))
         logits: Tensor = self.fc2(F.relu(self.fc1(features.flatten(1))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -22,12 +22,7 @@ class ThinConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.in_channels > 1 or not (images.requires_grad and images.device.type == "cpu"):
-            return super().forward(images)
-        features: Tensor = _ThinConvolution.apply(  # type: ignore[no-untyped-call]
-            images, self.weight, self.bias
-        )
-        return features
+        return thin_convolution(images, self.weight, self.bias)
 
 
 class _ThinConvolution(torch.autograd.Function):
@@ -52,3 +47,13 @@ class _ThinConvolution(torch.autograd.Function):
             [False, wanted[1], wanted[2]],
         )  # fmt: skip
         return for_images, for_weight, for_bias
+
+
+@fx.wrap
+def thin_convolution(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution; a traced network does not look into it."""
+    thin = images.shape[1] == 1 and bias is not None
+    if not (thin and images.requires_grad and images.device.type == "cpu"):
+        return F.conv2d(images, weight, bias)
+    features: Tensor = _ThinConvolution.apply(images, weight, bias)  # type: ignore[no-untyped-call]
+    return features

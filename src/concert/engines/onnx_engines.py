@@ -64,6 +64,8 @@ class OpenVINOEngine(Engine):
         self.settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
+            # Pinned, all workers may find themselves on one core.
+            "ENABLE_CPU_PINNING": False,
             # Otherwise OpenVINO chooses bfloat16 by itself on processors that have it.
             "INFERENCE_PRECISION_HINT": "f32",
         }

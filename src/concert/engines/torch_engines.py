@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from concert.engines.base import Engine
 from concert.errors import ConcertError
 from concert.inference import dtype_of, inference_copy, twin
+from concert.rewriting import is_rewritten
 
 # Of float32 engines, relative to the largest logit; measured: up to 3e-6.
 ROUNDING: Final = 2e-5
@@ -50,9 +51,9 @@ class EagerEngine(Engine):
         self.dtype = dtype_of(classifier)
         probe = noisy_probe(shape).to(device, self.dtype)
         self.network = inference_copy(classifier, probe, num_classes, tolerance)
-        folded = "-folded" if isinstance(self.network, GraphModule) else ""
-        self.name = f"torch-eager-{str(self.dtype).removeprefix('torch.')}{folded}"
-
+        traced = isinstance(self.network, GraphModule)
+        how = ("-folded" if traced else "") + ("-rewritten" if is_rewritten(self.network) else "")
+        self.name = f"torch-eager-{str(self.dtype).removeprefix('torch.')}{how}"
         self._own = threading.local()
 
     def __call__(self, images: Tensor) -> Tensor:
