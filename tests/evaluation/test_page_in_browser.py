@@ -134,7 +134,7 @@ def test_a_row_tells_what_is_certified_in_a_sentence(page: Any) -> None:
         "the classifier as deployed answers dog for every image at an l2 distance below 0.020."
         in told
     )
-    assert "Votes of 1000: cat 1000." in told
+    assert "Votes of 1000: cat: 1000." in told
 
 
 def test_names_of_classes_are_shown_as_they_are(page: Any) -> None:
