@@ -190,6 +190,13 @@ def test_explain_writes_a_picture_and_prints_the_sentence(
     with Image.open(out / "1-digit.png") as picture:
         assert picture.size == (1500, 990)
     assert "can never certify" in fails(capsys, "explain", run, files[0], "--n", 3)
+    before = Path(files[0]).read_bytes()
+    over = fails(capsys, "explain", run, files[0], "--out", Path(files[0]).parent)
+    assert "would be overwritten: give another --out" in over
+    assert Path(files[0]).read_bytes() == before
+    assert "takes no arguments" in fails(
+        capsys, "explain", run, files[0], "--colorizer_args.mask_center", 0.5
+    )
 
 
 def test_predict_names_the_class_of_an_image_file(
@@ -330,3 +337,16 @@ def test_debug_shows_the_traceback(run: Path) -> None:
 
     with pytest.raises(ConcertError):
         main(["certify", str(run), "--n", "9", "--debug"])
+
+
+def test_photographs_are_read_as_the_camera_was_held(tmp_path: Path) -> None:
+    from concert.commands.predict import read_image
+
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[2] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "held.png", exif=exif)
+    held = read_image(tmp_path / "held.png", (1, 28, 28), resize=False)[0, 0]
+    assert bool((held[:, 25] > 0.9).all())
+    assert float(held[2, :20].max()) == 0

@@ -33,12 +33,15 @@ class Guarantee(StrEnum):
 
 _SENTENCES: Final = {
     Guarantee.DEPLOYED: (
-        "With probability at least 1 - alpha over the certifying draws, the smoothed classifier as "
-        "deployed predicts the same class for every perturbation inside the region."
+        "For each image separately, with probability at least 1 - alpha over the certifying draws, "
+        "the smoothed classifier as deployed predicts the same class for every perturbation inside "
+        "the region."
     ),
     Guarantee.FROZEN: (
-        "The region holds only for a classifier whose sigma map is frozen at the certified image; "
-        "the deployed classifier recomputes the map on the perturbed image and is not covered."
+        "For each image separately, with probability at least 1 - alpha over the certifying draws, "
+        "the region holds, but only for a classifier whose sigma map is frozen at the certified "
+        "image; the deployed classifier recomputes the map on the perturbed image and is not "
+        "covered."
     ),
     Guarantee.NONE: "The number is a reproduction of a published formula and guarantees nothing.",
     Guarantee.UNKNOWN: "The log does not say what its radii guarantee.",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from concert.colorization import CompactColorizer, build_colorizer, cached_entropy_maps
-from concert.colorization.build import probe_picture
+from concert.colorization.build import check_colorizer, probe_picture
 from concert.config import DataSettings, ObjectiveSettings, Recipe, TrainingSettings, to_yaml
 from concert.errors import ConcertError
 from concert.parsers import Parser
@@ -19,7 +19,7 @@ from concert.training import train
 class Gradient(torch.nn.Module):
     """A user's colorizer: 600 colours, sharper where it is brighter; it has no parameters."""
 
-    def __init__(self, colors: int = 600, sharpness: float = 0.1) -> None:
+    def __init__(self, colors: int = 600, sharpness: float = 0.5) -> None:
         super().__init__()
         self.colors, self.sharpness = colors, sharpness
 
@@ -114,6 +114,20 @@ def test_mistakes_are_one_line(name, arguments, trust, message) -> None:
 def test_entropies_that_do_not_vary_are_warned_of(caplog) -> None:
     build_colorizer("own_colorizers.Flat", trust=True)
     assert "own_colorizers.Flat' looks untrained" in caplog.text
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_network_that_was_never_trained_is_warned_of(seed, caplog) -> None:
+    torch.manual_seed(seed)
+    check_colorizer(CompactColorizer().eval(), "fresh")
+    assert "'fresh' looks untrained" in caplog.text
+
+
+def test_a_file_of_the_shipped_ones_name_is_not_meant(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "compact").write_text("mine")
+    assert build_colorizer("compact").fingerprint
+    assert not caplog.text
 
 
 def test_certain_predictions_are_warned_of(caplog) -> None:

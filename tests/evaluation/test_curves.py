@@ -60,18 +60,46 @@ def test_the_numbers_are_those_of_the_log_and_not_in_our_favour(
         exact = float(certified_accuracy(log.frame, [radius])[0])
         assert low <= value <= exact
         assert high >= value
+    # An interval never has no width, also where no image is left.
+    assert steps["value"][-1] == steps["low"][-1] == 0
+    assert steps["high"][-1] == pytest.approx(1 - 0.025 ** (1 / 60), abs=1e-4)
+    assert min(np.subtract(steps["high"], steps["low"])) > 0.05
 
 
-def test_guarantees_have_dashes_and_later_rounds_of_colours_have_marks(
+@pytest.mark.parametrize("largest", [0.002, 0.5, 1.2, 7.0, 300.0])
+def test_the_slider_has_steps_for_the_range_and_reaches_its_end(
+    make_log: Callable[..., LoadedLog], largest: float
+) -> None:
+    chart = certified_accuracy_chart([make_log([(0, 0, largest), (1, 1, largest / 3)])])
+    assert 90 < chart.largest / chart.step < 201
+    for radius in (chart.largest, chart.default):
+        assert radius / chart.step == pytest.approx(round(radius / chart.step), abs=1e-6)
+    assert float(f"{chart.default:.{chart.decimals}f}") == pytest.approx(chart.default)
+
+
+def test_values_at_the_default_radius_by_hand(make_log: Callable[..., LoadedLog]) -> None:
+    chart = certified_accuracy_chart(
+        [make_log([(0, 0, 1.0), (1, 1, 0.5), (2, 3, 5.0), (4, 4, 0.1)])]
+    )
+    assert chart.default == 0.5
+    # Two of four: the ends solve P(at least 2) = P(at most 2) = 2.5 %.
+    assert chart.curves[0].default == ("0.500", "0.067 to 0.933")
+    short = certified_accuracy_chart([make_log([(0, -1, 0.0)], "none")])
+    assert short.curves[0].default == ("0.000", "0.000 to 0.976")
+
+
+def test_guarantees_have_dashes_and_curves_from_the_second_on_have_marks(
     make_log: Callable[..., LoadedLog],
 ) -> None:
     logs = [make_log(OUTCOMES, f"run{i}", [Guarantee.FROZEN]) for i in range(len(COLOURS) + 1)]
-    first, *_, last = certified_accuracy_chart(logs).curves
+    curves = certified_accuracy_chart(logs).curves
+    first, *others = curves
     assert first.dash == "dashed"
     assert (first.marker, first.marks) == ("", [])
-    assert last.colour == first.colour
-    assert last.marker == "o"
-    assert len(last.marks) > 5
+    assert all(len(curve.marks) > 5 for curve in others)
+    # Neither colour alone nor the mark alone has to tell curves apart.
+    assert len({curve.marker for curve in curves}) == len(curves)
+    assert len({curve.colour for curve in curves}) == len(COLOURS)
 
 
 def test_logs_without_a_certified_image(make_log: Callable[..., LoadedLog]) -> None:

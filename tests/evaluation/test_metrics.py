@@ -10,6 +10,7 @@ from scipy.stats import binom
 from concert.errors import ConcertError
 from concert.evaluation.metrics import (
     abstention_rate,
+    amcr_interval,
     average_certified_radius,
     bootstrap,
     certified_accuracy,
@@ -17,6 +18,7 @@ from concert.evaluation.metrics import (
     certified_radii,
     nonzero_certified_accuracy,
     paired_difference,
+    share_interval,
 )
 
 
@@ -72,6 +74,36 @@ def test_the_interval_of_a_share_has_binomial_ends() -> None:
     assert interval.value == 0.26
     assert interval.low * 500 == pytest.approx(binom.ppf(0.025, 500, 0.26), abs=1)
     assert interval.high * 500 == pytest.approx(binom.ppf(0.975, 500, 0.26), abs=1)
+
+
+def test_a_share_of_none_and_of_all_has_an_interval_by_hand() -> None:
+    # (1 - upper)^n = 2.5 % where no image counts, lower^n = 2.5 % where all do.
+    interval = share_interval(np.column_stack([np.zeros(500), np.ones(500)]))
+    assert list(interval.value) == [0, 1]
+    assert list(interval.low) == pytest.approx([0, 0.025 ** (1 / 500)], abs=1e-8)
+    assert list(interval.high) == pytest.approx([1 - 0.025 ** (1 / 500), 1], abs=1e-8)
+    one = share_interval(np.ones(1))
+    assert (float(one.low), float(one.high)) == (pytest.approx(0.025, abs=1e-8), 1)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.5, 0.97])
+def test_exact_intervals_cover_every_share(share: float) -> None:
+    count = 60
+    successes = np.arange(count + 1)
+    values = (np.arange(count)[:, None] < successes).astype(float)
+    interval = share_interval(values)
+    covered = (interval.low <= share) & (share <= interval.high)
+    assert binom.pmf(successes, count, share)[covered].sum() >= 0.95
+
+
+def test_amcr_has_no_interval_where_resampling_tells_nothing() -> None:
+    few = frame(*((0, 0, 0.1 * i) for i in range(9)))
+    alike = frame(*((0, 0, 0.5) for _ in range(50)))
+    none = frame(*((0, -1, 0.0) for _ in range(50)))
+    for without in (few, alike, none):
+        assert np.isnan(amcr_interval(without)).all()
+    low, high = amcr_interval(frame(*((0, 0, 0.1 * i) for i in range(10))))
+    assert 0 < low < 0.45 < high < 0.9
 
 
 def test_intervals_of_a_curve_are_those_of_its_points() -> None:

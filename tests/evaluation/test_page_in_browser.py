@@ -95,6 +95,8 @@ def test_images_are_sorted_by_any_column_both_ways(page: Any) -> None:
     head(page, "radius").locator("button").press("Enter")
     assert head(page, "radius").get_attribute("aria-sort") == "ascending"
     assert numbers(page)[:4] == [7, 27, 47, 0]
+    head(page, "share").locator("button").click()
+    assert head(page, "share").get_attribute("aria-sort") == "descending"
 
 
 def test_filters_combine_and_say_how_many_are_left(page: Any) -> None:
@@ -118,7 +120,17 @@ def test_pages_turn_and_logs_change(page: Any) -> None:
     page.click("#next")
     page.click("#next")
     assert numbers(page) == list(range(50, 60))
-    assert page.locator("#next").is_disabled()
+    assert page.get_attribute("#next", "aria-disabled") == "true"
+    page.locator("#next").press("Enter")
+    assert numbers(page) == list(range(50, 60))
+    # The focus stays where it is, for who turns pages with the keyboard.
+    assert page.evaluate("document.activeElement.id") == "next"
+    page.focus("#previous")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "previous"
+    assert numbers(page) == list(range(25))
     page.select_option("#log", "1")
     assert page.inner_text("#status") == "30 of 30 images; shown: 1 to 25"
     assert "frozen-noise" in page.inner_text("#image-rows tr:first-child")
@@ -150,6 +162,10 @@ def test_values_are_read_off_the_curves_by_keyboard(page: Any) -> None:
     assert page.inner_text("[data-value='0']") == "0.900"
     page.keyboard.press("End")
     assert page.inner_text("[data-value='0']") == "0.016"
+    # Beyond its last radius a curve is 0, with an interval for that.
+    assert page.inner_text("[data-value='1']") == "0.000"
+    low, high = page.inner_text("[data-interval='1']").split(" to ")
+    assert (low, high) == ("0.000", "0.116")  # 1 - 0.025 ** (1 / 30)
     page.uncheck("#show-0")
     assert page.locator(".series[data-series='0']").first.is_hidden()
     assert page.locator(".series[data-series='1']").first.is_visible()
@@ -190,6 +206,28 @@ def test_text_has_contrast_in_light_and_dark(page: Any, scheme: str) -> None:
         assert contrast(colour, ground) >= 4.5, selector
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_curves_and_controls_have_contrast(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for i in range(7):
+        colour = page.evaluate(
+            """(i) => {
+                const made = document.querySelector(".curve").cloneNode();
+                made.setAttribute("class", `curve c${i}`);
+                document.querySelector("#chart").append(made);
+                return getComputedStyle(made).stroke;
+            }""",
+            i,
+        )
+        assert contrast(colour, ground) >= 3, i
+    for selector in ("#log", "#least", "#next"):
+        edge = page.evaluate(
+            "(s) => getComputedStyle(document.querySelector(s)).borderTopColor", selector
+        )
+        assert contrast(edge, ground) >= 3, selector
+
+
 def test_everything_that_can_be_used_has_a_name(page: Any) -> None:
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, img, [role=region]")]
@@ -201,6 +239,60 @@ def test_everything_that_can_be_used_has_a_name(page: Any) -> None:
 
 def test_it_prints(page: Any) -> None:
     assert page.pdf(format="A4").startswith(b"%PDF")
+    page.select_option("#log", "1")
+    page.select_option("#outcome", "wrong")
+    page.fill("#least", "0.02")
     page.emulate_media(media="print")
     assert page.locator("#controls").is_hidden()
     assert page.locator("#image-table").is_visible()
+    # Controls and buttons are not printed: what they say is, as text.
+    told = page.inner_text("#image-caption")
+    assert told == "Images of Concert; outcome wrong; radius at least 0.02"
+    assert page.locator("#image-caption").bounding_box()["height"] > 5
+    assert head(page, "share").locator("span").is_visible()
+    assert head(page, "idx").locator("button").is_hidden()
+
+
+def test_wide_tables_are_printed_in_parts_that_fit(browser: Any, tmp_path: Path) -> None:
+    make_log = log_maker(tmp_path)
+    outcomes = [(i % 3, i % 3, 0.05 * i) for i in range(30)]
+    names = ["Cohen", "Concert (generated)", "Concert (queried) (concert-codebook-0.25-cpu)"]
+    logs = [
+        make_log(outcomes, f"{i}", [Guarantee.FROZEN], method=names[i % 3], sigma=f"{i}.25-0.475")
+        for i in range(6)
+    ]
+    write_report(logs, tmp_path / "report", radii=[round(0.1 * i, 1) for i in range(14)])
+    # A4 without its margins of 12 mm, in pixels of 1/96 inch.
+    width = int(186 / 25.4 * 96)
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    opened = context.new_page()
+    opened.goto((tmp_path / "report" / "report.html").as_uri())
+    assert opened.locator("#accuracy table.print").first.is_hidden()
+    opened.emulate_media(media="print")
+    tables = opened.locator("table:visible")
+    assert opened.locator("#accuracy table:visible").count() >= 2
+    for i in range(tables.count()):
+        assert tables.nth(i).bounding_box()["width"] <= width
+    heads = opened.locator("#accuracy table.print thead th").all_inner_texts()
+    for name in ("guarantee", "1.30", "AMCR", "certificate", "abstained (%)", "N", "n"):
+        assert name in heads
+    context.close()
+
+
+def test_on_a_phone_nothing_of_the_legend_is_cut(page: Any) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    for cell in page.locator(".legend tbody td").all():
+        box = cell.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 400
+    covered = page.evaluate(
+        """() => [...document.querySelectorAll("#image-table thead [data-key]:not(.optional)")]
+            .filter((cell) => {
+                cell.scrollIntoView({ block: "center", inline: "end", behavior: "instant" });
+                const box = cell.querySelector("button").getBoundingClientRect();
+                const top = document.elementFromPoint(box.right - 2, (box.top + box.bottom) / 2);
+                return !cell.contains(top);
+            }).map((cell) => cell.dataset.key)"""
+    )
+    assert covered == []
+    assert page.locator("#image-rows .small .chip").first.is_visible()

@@ -40,6 +40,12 @@ def test_the_table_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     # Sizes and shares go down, never up.
     assert "| 0.649 | 0.949 | 1.5 | 2 | 50.0 | 1000 |" in text
     assert "(Cohen, sigma 0.25)" in text
+    assert "stopped on a grid" not in text
+    first.run["identity"]["stopping"] = "grid:0,0.5"
+    assert any(
+        note.startswith("AMCR, axis and log-volume of Cohen, sigma 0.25: lower bounds")
+        for note in region_notes([first, log])
+    )
     assert "nan" not in text
 
 

@@ -22,7 +22,7 @@ from concert.evaluation.rendering import (
 from concert.evaluation.tables import comparison_table
 from concert.log_reading import LoadedLog
 
-OUTCOMES = [(0, 0, 0.9999), (1, 1, 0.4999), (2, 3, 5.0)]
+OUTCOMES = [(0, 0, 0.9999), (1, 1, 0.4999), (2, 3, 5.0)] * 4
 
 
 @pytest.fixture
@@ -71,7 +71,10 @@ def test_text_states_guarantees_and_notes(table: pd.DataFrame) -> None:
     assert "deployed" in lines[2]
     assert "frozen-noise" in lines[3]
     assert "0.666  0.666  0.333  0.333" in lines[2]
-    assert "  0.499 [0.000, 1.000]  " in lines[2]  # AMCR 1.4998 / 3, upper end 0.9999
+    # AMCR 5.9992 / 12, here the mean of the radii with the ends of the frame.
+    ends = (rounded_down(table["AMCR low"][0]), rounded_up(table["AMCR high"][0]))
+    assert f"  0.499 [{ends[0]}, {ends[1]}]  " in lines[2]
+    assert "has no interval" not in text
     for guarantee in (Guarantee.DEPLOYED, Guarantee.FROZEN):
         assert f"{guarantee.value}: {guarantee.sentence}" in lines
     assert Guarantee.NONE.sentence not in text
@@ -110,3 +113,11 @@ def test_latex_is_escaped(table: pd.DataFrame) -> None:
     assert not any(row.lstrip().startswith("[") for row in rows)
     assert [row.count(" & ") for row in rows[:3]] == [11, 11, 11]
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+
+
+def test_an_amcr_without_an_interval_stands_alone(make_log: Callable[..., LoadedLog]) -> None:
+    text = to_text(comparison_table([make_log([(0, 0, 0.5)] * 20)]))
+    assert "  0.500  deployed" in text
+    assert "[" not in text.splitlines()[2]
+    assert "nan" not in text
+    assert "has no interval" in text

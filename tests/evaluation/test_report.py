@@ -61,20 +61,31 @@ def test_a_report_holds_every_file_and_nothing_else(
 
 
 def test_the_summary_by_hand(make_log: Callable[..., LoadedLog], tmp_path: Path) -> None:
-    log = make_log(OUTCOMES, method="Cohen", sigma="0.25", identity={"n": 500})
+    log = make_log(OUTCOMES * 3, method="Cohen", sigma="0.25", identity={"n": 500})
     write_report([log], tmp_path / "report", radii=[0.0, 0.75])
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     (entry,) = summary["logs"]
     assert entry["method"] == "Cohen"
     assert entry["sigma"] == "0.25"
     assert entry["guarantees"] == {"deployed": Guarantee.DEPLOYED.sentence}
-    assert (entry["images"], entry["n"]) == (4, 500)
+    assert (entry["images"], entry["n"]) == (12, 500)
     assert entry["amcr"]["value"] == pytest.approx(1.3 / 4)
     assert entry["amcr"]["low"] < 1.3 / 4 < entry["amcr"]["high"]
     accuracy = entry["certified_accuracy"]
     assert [(point["radius"], point["value"]) for point in accuracy] == [(0.0, 0.5), (0.75, 0.25)]
     assert all(0 <= point["low"] <= point["value"] <= point["high"] <= 1 for point in accuracy)
+    # 6 of 12: by symmetry the ends add up to 1.
+    assert accuracy[0]["low"] + accuracy[0]["high"] == pytest.approx(1)
     assert (entry["nonzero_certified_accuracy"], entry["abstention_rate"]) == (0.5, 0.25)
+
+
+def test_a_summary_without_an_interval(make_log: Callable[..., LoadedLog], tmp_path: Path) -> None:
+    write_report([make_log(OUTCOMES)], tmp_path / "report")
+    text = (tmp_path / "report" / "summary.json").read_text()
+    (entry,) = json.loads(text)["logs"]
+    assert (entry["amcr"]["low"], entry["amcr"]["high"]) == (None, None)
+    assert "NaN" not in text
+    assert "fewer than 10 images" in (tmp_path / "report" / "table.txt").read_text()
 
 
 def test_nothing_is_written_for_logs_that_do_not_go_together(

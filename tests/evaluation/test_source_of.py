@@ -19,14 +19,14 @@ CODE = "from torch import nn\n\nclass Net(nn.Flatten):\n    pass\n"
 def test_the_source_of_wrapped_classes_is_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_network.py").write_text(CODE)
+    (tmp_path / "own_hashed_network.py").write_text(CODE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own_network", raising=False)
-    net = importlib.import_module("own_network").Net()
+    monkeypatch.delitem(sys.modules, "own_hashed_network", raising=False)
+    net = importlib.import_module("own_hashed_network").Net()
     wrapped = nn.Sequential(Normalize([0.5], [0.5]), net)
     first = source_of(wrapped, IsotropicNoise(0.25))
     assert first == source_of(net)
     assert len(first["classifier_source"]) == 64
-    (tmp_path / "own_network.py").write_text(CODE + "# changed\n")
+    (tmp_path / "own_hashed_network.py").write_text(CODE + "# changed\n")
     assert source_of(wrapped) != first
     assert source_of(nn.Sequential(Normalize([0.5], [0.5]), LeNet(10)), IsotropicNoise(0.25)) == {}

@@ -13,6 +13,7 @@ from concert.errors import ConcertError
 from concert.evaluation.tables import (
     comparison_table,
     data_notes,
+    grid_caveats,
     radius_grid,
     row_labels,
     run_notes,
@@ -36,7 +37,11 @@ def test_a_row_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     assert (row["sigma"], row["method"]) == ("0.25", "Cohen")
     assert [row[name] for name in ("0.00", "0.25", "0.50", "0.75")] == [0.5, 0.5, 0.5, 0.25]
     assert row["AMCR"] == pytest.approx(1.3 / 4, rel=1e-15)
+    assert math.isnan(row["AMCR low"])
+    assert math.isnan(row["AMCR high"])
+    (row,) = comparison_table([make_log(OUTCOMES * 3, "more")]).to_dict("records")
     assert 0 <= row["AMCR low"] < row["AMCR"] < row["AMCR high"] <= 0.8
+    row = table.iloc[0]
     assert (row["guarantee"], row["certificate"]) == ("deployed", "isotropic")
     assert (row["abstained (%)"], row["N"], row["n"]) == (25, 4, 2000)
 
@@ -128,6 +133,7 @@ def test_sigma_statistics_by_hand(make_log: Callable[..., LoadedLog]) -> None:
         {
             "sigma": "0.25-0.5",
             "method": "Concert",
+            "certificate": "isotropic",
             "min": 0.25,
             "median": 0.25 + 1.5 / 64,
             "max": 0.25 + 3 / 64,
@@ -174,3 +180,12 @@ def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
     early = make_log(OUTCOMES, "d", identity=identity | {"stopping": "grid:0,0.5"}, **names)
     (note,) = (note for note in run_notes([whole, early]) if "AMCR" in note)
     assert "lower than with all n draws" in note
+
+
+def test_which_logs_stopped_on_a_grid_is_said(make_log: Callable[..., LoadedLog]) -> None:
+    grid = make_log(OUTCOMES, "a", identity={"stopping": "grid:0,0.5"}, method="Cohen", sigma="1")
+    full = make_log(OUTCOMES, "b", identity={"stopping": "full"}, method="Concert")
+    because = "lower bounds, because sampling stopped on a grid of radii"
+    assert grid_caveats([grid, full], "AMCR") == [f"AMCR of Cohen, sigma 1: {because}."]
+    assert grid_caveats([grid], "AMCR") == [f"AMCR: {because}."]
+    assert grid_caveats([full], "AMCR") == []

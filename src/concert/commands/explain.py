@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from concert.commands.loading import load_run
 from concert.commands.predict import read_image
 from concert.console import make_console
+from concert.errors import ConcertError
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, sampling_flags
 from concert.procedure import Procedure
 from concert.runs import read_description
@@ -33,8 +37,15 @@ def parser() -> Parser:
     made.add_argument(
         "--colorizer",
         type=str,
-        default="compact",
-        help="compact, siggraph17, eccv16, a file of their weights, or an import path (--trust)",
+        default="",
+        help="compact, siggraph17, eccv16, a file of their weights, or an import path (--trust); "
+        "default: that of the run",
+    )
+    made.add_argument(
+        "--colorizer_args",
+        type=dict[str, Any] | None,
+        default=None,
+        help="mask_center of siggraph17, or the arguments of your own class",
     )
     made.add_argument("--resize", action="store_true", help="resize images that have another size")
     sampling_flags(made)
@@ -43,9 +54,9 @@ def parser() -> Parser:
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert explain RUN IMAGE...`"""
-    from concert.colorization import build_colorizer
     from concert.evaluation.explain import explain
     from concert.evaluation.explain_figure import explanation_figure, rendered
+    from concert.evaluation.run_colorizer import colorizer_of
     from concert.files import write_atomically
 
     description, _ = read_description(options.run)
@@ -60,19 +71,33 @@ def run(options: Any, argv: list[str]) -> int:
     )
     smoothed = load_run(options)
     procedure.check(smoothed.noise)
-    colorizer = build_colorizer(options.colorizer, trust=options.trust)
+    names = _file_names(options.images)
+    targets = [[options.out / f"{name}.{kind}" for kind in ("png", "svg")] for name in names]
+    check_targets(options.images, targets)
+    colorizer, colorizer_name = colorizer_of(
+        options.run, options.colorizer, options.colorizer_args, options.trust
+    )
     images = [read_image(path, description.shape, options.resize)[0] for path in options.images]
     console = make_console()
-    names = _file_names(options.images)
-    for index, (path, image, name) in enumerate(zip(options.images, images, names, strict=True)):
+    for index, (path, image, files) in enumerate(zip(options.images, images, targets, strict=True)):
         explanation = explain(smoothed, image, description.class_names, colorizer, procedure, index)
+        explanation = replace(explanation, colorizer_name=colorizer_name)
         figure = explanation_figure(explanation)
-        files = [options.out / f"{name}.png", options.out / f"{name}.svg"]
         write_atomically(files[0], rendered(figure, "png"))
         write_atomically(files[1], rendered(figure, "svg"))
         console.print(f"{path}: {explanation.sentence}")
         console.print(f"  written: {', '.join(map(str, files))}")
     return 0
+
+
+def check_targets(images: Sequence[Path], targets: Sequence[Sequence[Path]]) -> None:
+    """Refuse to write an explanation over an image that is given."""
+    given = {path.resolve() for path in images}
+    for target in itertools.chain.from_iterable(targets):
+        if target.resolve() in given:
+            raise ConcertError(
+                f"{target} is one of the images and would be overwritten: give another --out"
+            )
 
 
 def _file_names(paths: list[Path]) -> list[str]:

@@ -70,7 +70,9 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
                 )
             if channels == 1 and file.mode in COLOUR and has_colour(file):
                 raise ConcertError(f"{path} has colours, the model takes grey images: convert it")
-            picture = file.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
+            # A camera notes how it was held; the pixels themselves are not turned.
+            upright = ImageOps.exif_transpose(file)
+            picture = upright.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
     except FileNotFoundError:
         raise ConcertError(f"no such file: {path}") from None
     except (UnidentifiedImageError, OSError) as error:

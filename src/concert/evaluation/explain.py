@@ -32,6 +32,7 @@ class Explanation:
     image, noisy: the image and a noisy copy of it, (C, H, W). entropy: its entropy map in [0, 1],
     (H, W). sigma: its sigma map, mean over channels, and for queried noise over 256 queries,
     (H, W). noise: the kind of noise. true_class: the name of the true class, "" if unknown.
+    colorizer_name: of the colorizer that the entropy map is from, "" if unknown.
     """
 
     image: Tensor
@@ -43,6 +44,7 @@ class Explanation:
     class_names: tuple[str, ...]
     alpha: float
     true_class: str = ""
+    colorizer_name: str = ""
 
     @property
     def answer(self) -> str:
@@ -53,7 +55,9 @@ class Explanation:
     @property
     def sentence(self) -> str:
         """What is certified, for whom and how surely."""
-        return sentence_of(self.certification, self.answer, self.alpha)
+        candidate = self.certification.candidate
+        named = self.class_names[candidate] if 0 <= candidate < len(self.class_names) else ""
+        return sentence_of(self.certification, self.answer, self.alpha, named)
 
 
 def explain(

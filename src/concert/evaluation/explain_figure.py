@@ -1,239 +1,151 @@
 """The picture of an explanation: maps above, certificate below, in words and to scale.
 
-Colours are Okabe and Ito's and cividis, which people with any kind of colour vision tell apart;
-what is not covered is hatched as well.
+Every part says for whom the certificate holds: solid blue for the classifier as deployed, warm and
+dashed for frozen noise only, nothing drawn for a radius that guarantees nothing.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
+import warnings
 from io import BytesIO
 from typing import Any, Final, Literal
+from xml.sax.saxutils import escape
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Patch
-from torch import Tensor
+from matplotlib.font_manager import fontManager
 
-from concert.certificates import Guarantee, sigma_statistics
-from concert.evaluation.coverage import patch_coverage, telling_side, uniform_change
+from concert.certificates import Guarantee
+from concert.evaluation import explain_panels as panels
+from concert.evaluation.coverage import is_ball, uniform_change
 from concert.evaluation.explain import Explanation
+from concert.evaluation.explain_panels import BLUE, INK, ORANGE, QUIET, displayed, short
 from concert.evaluation.rendering import rounded_down
+from concert.evaluation.words import (
+    claims_a_region,
+    radius_text,
+    region_sentences,
+    sentence_of,
+)
 from concert.records import ABSTAIN
 
-BLUE: Final = "#0072B2"
-ORANGE: Final = "#D55E00"
-INK: Final = "#222222"
-QUIET: Final = "#6b6b6b"
-CHANGE: Final = 8 / 255
-_MOST_CLASSES: Final = 5
+__all__ = ["BLUE", "INK", "ORANGE", "QUIET", "displayed", "explanation_figure", "rendered"]
+
+# For names of classes; matplotlib complains about fonts that are not installed.
+_FONTS: Final = (
+    "DejaVu Sans",
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP"),
+    *("Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Noto Sans", "Noto Sans Devanagari", "Arial Unicode MS", "Segoe UI Symbol"),
+)
 _STYLE: Final[dict[Any, Any]] = {
     "hatch.color": ORANGE,
     "hatch.linewidth": 0.7,
     "svg.fonttype": "none",
     "svg.hashsalt": "concert",
 }
+_LONGEST_NAME: Final = 56
 
 
 def explanation_figure(explanation: Explanation) -> Figure:
-    """A figure of 10 x 6.6 inches; radii in it are rounded down."""
-    with matplotlib.rc_context(_STYLE):
+    """A figure of 10 x 6.6 inches; radii in it are rounded down.
+
+    Its label holds its title and, on the second line, its description, which `rendered` writes.
+    """
+    certification = explanation.certification
+    abstains = certification.label == ABSTAIN
+    title = "Abstains" if abstains else f"Answer: {short(explanation.answer, _LONGEST_NAME)}"
+    with matplotlib.rc_context(_style()):
         figure = Figure(figsize=(10, 6.6), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
-        above = figure.add_gridspec(1, 4, left=0.02, right=0.94, bottom=0.6, top=0.86, wspace=0.5)
-        _maps([figure.add_subplot(above[0, column]) for column in range(4)], explanation)
-        below = figure.add_gridspec(1, 4, left=0.02, right=0.94, bottom=0.25, top=0.5, wspace=0.5)
-        _covered(figure.add_subplot(below[0, 0]), explanation)
-        _votes(figure.add_subplot(below[0, 1]), explanation)
+        above = figure.add_gridspec(1, 4, left=0.02, right=0.94, bottom=0.6, top=0.845, wspace=0.5)
+        panels.draw_maps([figure.add_subplot(above[0, column]) for column in range(4)], explanation)
+        below = figure.add_gridspec(1, 4, left=0.02, right=0.94, bottom=0.25, top=0.49, wspace=0.5)
+        panels.draw_covered(figure.add_subplot(below[0, 0]), explanation)
+        panels.draw_votes(figure.add_subplot(below[0, 1]), explanation)
         _words(figure.add_subplot(below[0, 2:]), explanation)
-        _scale(figure.add_axes((0.02, 0.075, 0.96, 0.085)), explanation)
-        abstains = explanation.certification.label == ABSTAIN
-        title = "Abstains" if abstains else f"Answer: {explanation.answer}"
+        _scale(figure.add_axes((0.02, 0.07, 0.96, 0.085)), explanation)
+        panels.plain(figure.text(0.02, 0.955, title, fontsize=14, fontweight="bold", color=INK))
         if explanation.true_class:
-            title += f"   (true class: {explanation.true_class})"
-        _text(figure.text(0.02, 0.955, title, fontsize=14, fontweight="bold", color=INK))
+            # On a line of its own, so that a long answer does not push it out of the picture.
+            true = f"true class: {short(explanation.true_class, 100)}"
+            panels.plain(figure.text(0.02, 0.925, true, fontsize=10, color=INK))
+    figure.set_label(f"{title}\n{' '.join(_paragraphs(explanation))}")
     return figure
 
 
 def rendered(figure: Figure, kind: Literal["png", "svg"], dpi: int = 150) -> bytes:
-    """The figure's file; the same figure gives the same bytes."""
+    """The figure's file; the same figure gives the same bytes.
+
+    An SVG tells screen readers that it is an image, its title and its description.
+    """
     buffer = BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-    with matplotlib.rc_context(_STYLE):
+    title, _, description = str(figure.get_label()).partition("\n")
+    if title:
+        metadata |= {"Title": title, "Description": description}
+    with matplotlib.rc_context(_style()), warnings.catch_warnings():
+        # A name in a script that no font here has is drawn as boxes; the SVG holds it as text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
-    return buffer.getvalue()
+    if kind == "png":
+        return buffer.getvalue()
+    described = buffer.getvalue().replace(b"<svg ", b'<svg role="img" ', 1)
+    if title:
+        element = f"</title>\n <desc>{escape(description)}</desc>".encode()
+        described = described.replace(b"</title>", element, 1)
+    return described
 
 
-def displayed(image: Tensor) -> np.ndarray[Any, Any]:
-    """An image (C, H, W) as matplotlib shows it, (H, W, 3), cut to [0, 1]."""
-    return image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+def _style() -> dict[Any, Any]:
+    installed = {font.name for font in fontManager.ttflist}
+    return _STYLE | {"font.family": [font for font in _FONTS if font in installed]}
 
 
-def _maps(axes: list[Axes], explanation: Explanation) -> None:
-    image, entropy, sigma, noisy = axes
-    _picture(image, "image").imshow(displayed(explanation.image), interpolation="nearest")
-    shown = _picture(entropy, "entropy map: how ambiguous\nthe colour is, 0 to 1").imshow(
-        explanation.entropy.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest"
-    )
-    _colour_bar(entropy, shown)
-    values = explanation.sigma.double().numpy()
-    what = "mean tau" if explanation.noise == "queried" else "sigma map"
-    low, high = float(values.min()), float(values.max())
-    if high - low < 1e-6:
-        _picture(sigma, f"{what}: {low:.3f} at every pixel")
-        low, high = 0.0, 2 * high
-    else:
-        _picture(sigma, f"{what}: noise per pixel,\n{low:.3f} to {high:.3f}")
-    shown = sigma.imshow(values, cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
-    _colour_bar(sigma, shown)
-    _picture(noisy, "a noisy copy, what is voted on\n(cut to [0, 1] for display)")
-    noisy.imshow(displayed(explanation.noisy), interpolation="nearest")
-
-
-def _covered(axes: Axes, explanation: Explanation) -> None:
-    certification, shape = explanation.certification, _shape(explanation)
-    radius, ellipsoid = certification.radius, certification.axes
-    side = telling_side(radius, ellipsoid, shape, CHANGE)
-    covered = np.zeros(shape[1:], dtype=bool)
-    if side:
-        covered = patch_coverage(radius, ellipsoid, shape, CHANGE, side)
-    if side >= min(shape[1:]) and covered.all():
-        title = "a change of up to 8/255 in every\nvalue of the image at once"
-    elif side:
-        title = f"a change of up to 8/255 in all of\n{side} x {side} pixels around here"
-    else:
-        title = "a change of 8/255 in one pixel"
-    _picture(axes, title)
-    axes.imshow(displayed(explanation.image) * 0.45 + 0.5, interpolation="nearest")
-    tint = np.zeros((*covered.shape, 4))
-    tint[covered] = (*matplotlib.colors.to_rgb(BLUE), 0.5)
-    axes.imshow(tint, interpolation="nearest")
-    if not covered.all():
-        extent = (-0.5, shape[2] - 0.5, -0.5, shape[1] - 0.5)
-        axes.contourf(
-            np.kron((~covered).astype(float), np.ones((4, 4))),
-            levels=[0.5, 1.5],
-            colors="none",
-            hatches=["////"],
-            extent=extent,
-            origin="lower",
-        )
-    handles = []
-    if covered.any():
-        share = f"covered ({_percent(covered.mean())})"
-        handles.append(Patch(facecolor=BLUE, alpha=0.5, label=share))
-    if not covered.all():
-        handles.append(Patch(facecolor="none", edgecolor=ORANGE, hatch="////", label="not covered"))
-    axes.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0, -0.02),
-        borderaxespad=0,
-        borderpad=0.2,
-        frameon=False,
-        fontsize=8,
-        handlelength=1.6,
-    )
-
-
-def _votes(axes: Axes, explanation: Explanation) -> None:
-    certification = explanation.certification
-    total = certification.n_used
-    bars = [
-        (explanation.class_names[k], count, BLUE if k == certification.candidate else "#9a9a9a")
-        for k, count in sorted(enumerate(certification.votes), key=lambda vote: -vote[1])
-        if count
-    ][:_MOST_CLASSES]
-    undecided = total - sum(certification.votes)
-    if undecided:
-        bars.append(("undecided", undecided, "#d0d0d0"))
-    for position, (name, count, colour) in enumerate(bars):
-        axes.barh(position, count / total, color=colour, height=0.34)
-        label = f"{_short(name)}: {_percent(count / total)}"
-        _text(axes.text(0, position - 0.26, label, va="bottom", fontsize=8, color=INK))
-    axes.axvline(certification.p_lower, color=INK, linewidth=1.2, linestyle=(0, (3, 2)))
-    axes.set_ylim(max(len(bars), 3) - 0.6, -0.8)
-    axes.set_yticks([])
-    axes.set_xlim(0, 1)
-    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"], fontsize=8)
-    _title(axes, f"votes of {total:,} noisy copies")
-    axes.set_xlabel(
-        f"dashed: certified share, {rounded_down(certification.p_lower, 4)}",
-        fontsize=8,
-        color=QUIET,
-        loc="left",
-    )
-    axes.spines[["top", "right", "left"]].set_visible(False)
+def _paragraphs(explanation: Explanation) -> list[str]:
+    """What is certified, the region's shape, what it covers, by which certificate."""
+    certification, names = explanation.certification, explanation.class_names
+    candidate = certification.candidate
+    named = short(names[candidate], _LONGEST_NAME) if 0 <= candidate < len(names) else ""
+    answer = short(explanation.answer, _LONGEST_NAME)
+    last = f"Certificate: {certification.certificate}."
+    if certification.radius > 0:
+        last += f" Guarantee: {Guarantee(certification.guarantee).value}."
+    return [
+        sentence_of(certification, answer, explanation.alpha, named),
+        *region_sentences(certification, panels.image_shape(explanation)),
+        last,
+    ]
 
 
 def _words(axes: Axes, explanation: Explanation) -> None:
     axes.axis("off")
-    certification = explanation.certification
-    _title(axes, "in words")
-    paragraphs = [explanation.sentence]
-    if certification.radius > 0 and certification.axes is not None:
-        low, middle, high = sigma_statistics(certification.axes)
-        region = "the ball and an ellipsoid" if low < certification.radius else "an ellipsoid"
-        paragraphs.append(
-            f"The certified region is {region} with semi-axes of {rounded_down(low)} to "
-            f"{rounded_down(high)}, {rounded_down(middle)} in the geometric mean. Where they are "
-            "long, more change is covered."
-        )
-    if certification.radius > 0:
-        paragraphs.append(_patches(explanation))
-    paragraphs.append(
-        f"Certificate: {certification.certificate}. Guarantee: "
-        f"{Guarantee(certification.guarantee).value}."
-    )
-    text = "\n".join(textwrap.fill(part, 72) for part in paragraphs)
-    _text(axes.text(0, 1.0, text, va="top", fontsize=8.5, color=INK, linespacing=1.45))
-
-
-def _patches(explanation: Explanation) -> str:
-    """Up to which patch a change of 8/255 is covered, everywhere and at least somewhere."""
-    certification, shape = explanation.certification, _shape(explanation)
-    everywhere = somewhere = 0
-    for side in range(1, min(shape[1:]) + 1):
-        covered = patch_coverage(certification.radius, certification.axes, shape, CHANGE, side)
-        everywhere = side if covered.all() else everywhere
-        somewhere = side if covered.any() else somewhere
-    if everywhere == min(shape[1:]):
-        return "A change of up to 8/255 is covered even in every value of the image at once."
-    text = f"A change of up to 8/255 is covered in any patch of {everywhere} x {everywhere} pixels"
-    if somewhere > everywhere:
-        text += f", and in some of up to {somewhere} x {somewhere}"
-    return f"{text}." if somewhere else "A change of 8/255 in one pixel is not covered."
+    panels.headline(axes, "in words")
+    paragraphs = _paragraphs(explanation)
+    # The smallest size holds the longest text: frozen noise, an ellipsoid and a long name.
+    for size, columns in ((8.5, 72), (8.0, 77), (7.5, 82), (7.0, 88)):
+        lines = [line for part in paragraphs for line in panels.wrapped(part, columns)]
+        if len(lines) * size * 1.4 <= 126:
+            break
+    text = "\n".join(lines)
+    panels.plain(axes.text(0, 1.0, text, va="top", fontsize=size, color=INK, linespacing=1.4))
 
 
 def _scale(axes: Axes, explanation: Explanation) -> None:
     """The radius on one line with changes that everyone knows."""
-    certification, shape = explanation.certification, _shape(explanation)
+    certification, shape = explanation.certification, panels.image_shape(explanation)
     dim, radius = math.prod(shape), certification.radius
-    longest = float(certification.axes.max()) if certification.axes is not None else radius
+    longest = radius
+    if certification.axes is not None and not is_ball(radius, certification.axes):
+        longest = float(certification.axes.max())
     by = {k: (math.sqrt(dim) * k / 255, f"all values\nby {k}/255") for k in (1, 2, 4, 8)}
     pixel = (math.sqrt(shape[0]), "one pixel,\nblack to white")
-    end = 1.12 * max(longest, by[4][0])
-    axes.barh(0, radius, height=1, color=BLUE)
-    if longest > radius > 0:
-        axes.barh(0, longest - radius, left=radius, height=1, color=BLUE, alpha=0.3)
-    inside = radius > 0.25 * end
-    axes.text(
-        radius - 0.01 * end if inside else longest + 0.01 * end,
-        0,
-        f"radius {rounded_down(radius)}" if radius > 0 else "nothing is certified",
-        ha="right" if inside else "left",
-        va="center",
-        color="white" if inside else INK,
-        fontsize=9,
-        fontweight="bold",
-        zorder=4,
-        bbox={"facecolor": BLUE if inside else "white", "edgecolor": "none", "pad": 1.5},
-    )
+    end = 1.12 * max(radius, longest, by[4][0])
+    _draw_radius(axes, explanation, longest, end)
     shown: list[float] = []
     for value, name in (by[8], pixel, by[4], by[2], by[1]):
         # Marks whose names would overlap are left out, the last ones first.
@@ -241,13 +153,20 @@ def _scale(axes: Axes, explanation: Explanation) -> None:
             continue
         shown.append(value)
         axes.plot([value, value], [-0.6, 0.8], color=INK, linewidth=0.8)
-        axes.text(value, 0.9, name, ha="center", va="bottom", fontsize=7.5, color=INK)
-    change = uniform_change(radius, certification.axes, dim) * 255
+        # A name near the left end would begin outside of the picture.
+        ha = "left" if value < 0.04 * end else "center"
+        axes.text(value, 0.9, name, ha=ha, va="bottom", fontsize=7.5, color=INK)
     note = "l2 norm of a change (pixels in [0, 1])."
-    if radius > 0:
-        note += f" All {dim} values together may change by up to {rounded_down(change, 2)}/255."
-    if certification.axes is not None and radius > 0:
-        note += " Pale: up to the longest semi-axis, covered in its direction only."
+    if claims_a_region(certification):
+        at_once = uniform_change(radius, certification.axes, dim) * 255
+        change = rounded_down(at_once, 2) if at_once >= 0.01 else radius_text(at_once)
+        if panels.is_frozen(explanation):
+            note += f" For frozen noise only: all {dim} values at once, up to {change}/255."
+            note += " Unhatched: along the longest semi-axis." if longest > radius else ""
+        else:
+            note += f" All {dim} values together may change by up to {change}/255."
+            if longest > radius:
+                note += " Pale: up to the longest semi-axis, covered in its direction only."
     axes.set_xlabel(note, fontsize=8, color=QUIET, loc="left")
     axes.set_xlim(0, end)
     axes.set_ylim(-0.6, 2.2)
@@ -256,39 +175,47 @@ def _scale(axes: Axes, explanation: Explanation) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _shape(explanation: Explanation) -> tuple[int, int, int]:
-    channels, height, width = explanation.image.shape
-    return channels, height, width
-
-
-def _picture(axes: Axes, title: str) -> Axes:
-    _title(axes, title)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("#bbbbbb")
-    return axes
-
-
-def _colour_bar(axes: Axes, shown: AxesImage) -> None:
-    beside = axes.inset_axes((1.04, 0, 0.05, 1))
-    axes.figure.colorbar(shown, cax=beside).ax.tick_params(labelsize=7)
-    beside.spines[:].set_visible(False)
-
-
-def _title(axes: Axes, title: str) -> None:
-    _text(axes.set_title(title, fontsize=9, color=INK, loc="left"))
-
-
-def _text(text: Any) -> None:
-    """Names of classes may hold dollars, which are no formulas."""
-    text.set_parse_math(False)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}…"
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.001:
-        return "under 0.1 %"
-    return f"{rounded_down(100 * float(share), 1)} %"
+def _draw_radius(axes: Axes, explanation: Explanation, longest: float, end: float) -> None:
+    """The bar: solid for the deployed classifier, hatched and open for frozen noise, else none."""
+    certification, radius = explanation.certification, explanation.certification.radius
+    solid = claims_a_region(certification) and not panels.is_frozen(explanation)
+    label = f"radius {radius_text(radius)}"
+    if radius <= 0:
+        label = "nothing is certified"
+    elif solid:
+        axes.barh(0, radius, height=1, color=BLUE)
+        axes.barh(0, longest - radius, left=radius, height=1, color=BLUE, alpha=0.3)
+    elif panels.is_frozen(explanation):
+        label += ", for frozen noise only"
+        for left, width, hatch in ((0, radius, "///"), (radius, longest - radius, "")):
+            axes.barh(
+                0,
+                width,
+                left=left,
+                height=1,
+                facecolor="none",
+                edgecolor=ORANGE,
+                hatch=hatch,
+                linestyle=(0, (4, 2)),
+            )
+    else:
+        known = certification.guarantee == Guarantee.NONE
+        label = f"a formula's {label}, which guarantees nothing" if known else f"{label}, not known"
+        label += "" if known else " to guarantee anything"
+        longest = radius
+        axes.plot([radius, radius], [-0.5, 0.5], color=QUIET, linewidth=1.2, linestyle=":")
+    # A letter takes about a hundredth of the line.
+    inside = radius > (0.01 * len(label) + 0.02) * end
+    beyond = longest if longest < 0.6 * end else radius
+    axes.text(
+        radius - 0.01 * end if inside else beyond + 0.01 * end,
+        0,
+        label,
+        ha="right" if inside else "left",
+        va="center",
+        color="white" if inside and solid else INK,
+        fontsize=9,
+        fontweight="bold",
+        zorder=4,
+        bbox={"facecolor": BLUE if inside and solid else "white", "edgecolor": "none", "pad": 1.5},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Final
@@ -14,12 +15,18 @@ from concert.certificates import Guarantee
 from concert.evaluation.metrics import (
     Floats,
     average_certified_radius,
-    bootstrap,
     certified_at,
     certified_radii,
+    share_interval,
 )
 from concert.evaluation.rendering import rounded_down
-from concert.evaluation.tables import guarantees, require_one_dataset, row_labels
+from concert.evaluation.tables import (
+    RowLabel,
+    guarantees,
+    require_one_dataset,
+    row_labels,
+    stopped_on_grid,
+)
 from concert.log_reading import LoadedLog
 
 # Okabe and Ito's palette without its yellow, which is hard to see on white.
@@ -30,28 +37,30 @@ LINE_STYLES: Final = {
     Guarantee.NONE: "dotted",
     Guarantee.UNKNOWN: "dashdot",
 }
-# The palette's second and later rounds are told apart by marks on the curve.
-MARKERS: Final = ("", "o", "s", "^", "D")
+# From the second log on curves have marks, so that colour is not all that tells them apart. Eight
+# marks and seven colours make 56 different curves.
+MARKERS: Final = ("", "o", "s", "^", "D", "v", "P", "X")
 _POINTS: Final = 400
+_LEGEND_WIDTH: Final = 78
 
 
-def certified_accuracy_figure(logs: Sequence[LoadedLog], seed: int = 0) -> bytes:
-    """A PNG of certified accuracy against l2 radius, with 95 % bootstrap bands.
+def certified_accuracy_figure(logs: Sequence[LoadedLog]) -> bytes:
+    """A PNG of certified accuracy against l2 radius, with pointwise exact 95 % bands.
 
     The line style is that of the weakest guarantee in the log. Raises ConcertError for logs of
     different data sets.
     """
     data = require_one_dataset(logs)
-    figure = Figure(figsize=(7.2, 4.2 + 0.22 * len(logs)), dpi=160, layout="constrained")
+    names = [_legend_entry(log, label) for log, label in zip(logs, row_labels(logs), strict=True)]
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(7.2, 4.2 + 0.22 * lines), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for i, (log, label) in enumerate(zip(logs, row_labels(logs), strict=True)):
+    for i, (log, name) in enumerate(zip(logs, names, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         style = LINE_STYLES[guarantees(log.frame)[-1]]
-        name = ", ".join(filter(None, (label.method, label.sigma and f"sigma {label.sigma}")))
-        mean_radius = rounded_down(average_certified_radius(log.frame))
         steps = step_radii(certified_radii(log.frame))
-        curve = bootstrap(certified_at(log.frame, steps), seed)
+        curve = share_interval(certified_at(log.frame, steps))
         axes.step(
             steps,
             curve.value,
@@ -59,16 +68,18 @@ def certified_accuracy_figure(logs: Sequence[LoadedLog], seed: int = 0) -> bytes
             color=colour,
             linestyle=style,
             linewidth=1.8,
-            marker=MARKERS[i // len(COLOURS) % len(MARKERS)],
+            marker=MARKERS[i % len(MARKERS)],
             markersize=4,
-            markevery=0.08,
-            label=f"{name}; guarantee: {label.guarantee}; AMCR {mean_radius}",
+            # Marks of curves that lie on each other stand in different places.
+            markevery=(0.08 * (i % 3) / 3, 0.08),
+            label=name,
         )
         axes.fill_between(
             steps, curve.low, curve.high, step="pre", color=colour, alpha=0.13, linewidth=0
         )
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="certified accuracy")
     axes.set_title(data, loc="left", parse_math=False)
+    axes.set_title("bands: exact 95 % interval at each radius by itself", loc="right", fontsize=8)
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1)
     axes.grid(color="0.9")
@@ -80,6 +91,16 @@ def certified_accuracy_figure(logs: Sequence[LoadedLog], seed: int = 0) -> bytes
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _legend_entry(log: LoadedLog, label: RowLabel) -> str:
+    """Name, guarantee and AMCR in lines that the figure has room for."""
+    name = ", ".join(filter(None, (label.method, label.sigma and f"sigma {label.sigma}")))
+    radius = rounded_down(average_certified_radius(log.frame))
+    # Sampling that stopped on a grid of radii leaves a lower bound.
+    least = "at least " if stopped_on_grid(log) else ""
+    entry = f"{name}; guarantee: {label.guarantee}; AMCR {least}{radius}"
+    return textwrap.fill(entry, _LEGEND_WIDTH)
 
 
 def step_radii(radii: Floats) -> Floats:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from concert.colorization import load_colorizer
 from concert.data import ImageSet
 from concert.errors import ConcertError
 from concert.evaluation.explain import Explanation, explain
 from concert.evaluation.metrics import certified_radii
+from concert.evaluation.run_colorizer import colorizer_of
 from concert.log_reading import LoadedLog
 from concert.procedure import Procedure
 from concert.runs import load, read_description
 from concert.sampling import SamplingSettings
+
+logger = logging.getLogger(__name__)
 
 # Those whose regions have a shape of their own first.
 _ORDER: Final = ("queried", "frozen", "static")
@@ -29,7 +32,8 @@ def gallery(
     """`count` images of one log, certified again with its settings and explained.
 
     The log is one with its model beside it, and with an ellipsoid as certificate if there is one.
-    The images are evenly spaced in the order of their certified radii. Raises ConcertError if no
+    The images are evenly spaced in the order of their certified radii; a single one is in the
+    middle. A warning is logged where the certificate is not the log's. Raises ConcertError if no
     log has its model beside it.
     """
     with_models = [(log, run) for log in logs if (run := run_of(log)) is not None]
@@ -44,24 +48,38 @@ def gallery(
     procedure = Procedure(**{name: identity[name] for name in names if name in identity})
     sampling = SamplingSettings(identity["batch_size"], identity["vote_margin"])
     smoothed = load(run, trust, sampling=sampling)
-    colorizer = load_colorizer()
+    colorizer, name = colorizer_of(run, trust=trust)
     order = np.argsort(certified_radii(log.frame), kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
+    places = np.linspace(0, len(order) - 1, count) if count > 1 else [(len(order) - 1) / 2]
+    chosen = order[np.unique(np.round(places).astype(int))]
     explanations = []
     for row in chosen:
         index, label = int(log.frame["idx"].iloc[row]), int(log.frame["label"].iloc[row])
         (image,) = images.images([index])
-        explanations.append(
-            explain(
-                smoothed,
-                image,
-                images.class_names,
-                colorizer,
-                procedure,
-                index,
-                images.class_names[label],
-            )
+        explanation = explain(
+            smoothed,
+            image,
+            images.class_names,
+            colorizer,
+            procedure,
+            index,
+            images.class_names[label],
         )
+        found, row = explanation.certification, log.frame.iloc[row]
+        if found.label != row["predict"] or not np.isclose(found.radius, row["radius"], atol=1e-6):
+            logger.warning(
+                "image %d: certified again, %s has answer %d and radius %.3f, the log says %d and "
+                "%.3f (engine %s now, %s then)",
+                index,
+                run,
+                found.label,
+                found.radius,
+                row["predict"],
+                row["radius"],
+                smoothed.sampler(image.shape).engine,
+                identity.get("engine"),
+            )
+        explanations.append(replace(explanation, colorizer_name=name))
     return log, explanations
 
 

@@ -1,9 +1,11 @@
-"""Metrics of a certification log, with bootstrap intervals over images.
+"""Metrics of a certification log, with 95 % intervals over images.
 
-Every metric is a mean over all images of a value per image, so an interval resamples images. A log
-is the frame of `concert.log_reading.read_log`; abstentions and wrong predictions count 0.
+Every metric is a mean over all images of a value per image. A share, whose values are 0 and 1, has
+an exact interval; other means have bootstrap intervals, which resample images. A log is the frame
+of `concert.log_reading.read_log`; abstentions and wrong predictions count 0.
 
-Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (percentile intervals).
+References: Clopper and Pearson, Biometrika 1934; Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993 (percentile intervals).
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from concert import bounds
 from concert.errors import ConcertError
 from concert.records import ABSTAIN
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
+# Resampling fewer images than this says little about the images that were not drawn.
+FEWEST_IMAGES: Final = 10
 _CELLS_IN_MEMORY: Final = 4_000_000
 
 Floats = NDArray[np.float64]
@@ -29,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean (or means, one per column) with the ends of its bootstrap interval."""
+    """A mean (or means, one per column) with the ends of its interval."""
 
     value: Floats
     low: Floats
@@ -97,6 +102,35 @@ def bootstrap(
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     shape = values.shape[1:]
     return Interval(columns.mean(axis=0).reshape(shape), low.reshape(shape), high.reshape(shape))
+
+
+def amcr_interval(frame: pd.DataFrame) -> tuple[float, float]:
+    """Ends of the bootstrap interval of AMCR; both NaN where resampling tells nothing.
+
+    That is with fewer than 10 images, and where all values are equal, so that every resample has
+    the same mean: an interval of no width would claim that other images cannot differ.
+    """
+    values = certified_radii(frame)
+    if len(values) < FEWEST_IMAGES or values.min() == values.max():
+        return math.nan, math.nan
+    interval = bootstrap(values)
+    return float(interval.low), float(interval.high)
+
+
+def share_interval(values: Floats, level: float = LEVEL) -> Interval:
+    """Shares of images: means of zeros and ones (N,) or (N, R) with exact intervals at `level`.
+
+    Each column has its own Clopper-Pearson interval: it covers the share with at least `level`
+    whatever the share, also where all or none of the images count. A band of such intervals holds
+    at each point by itself, not for a curve as a whole.
+    """
+    count, tail = len(values), (1 - level) / 2
+    successes = values.sum(axis=0).round().astype(int)
+    found, place = np.unique(successes, return_inverse=True)
+    low = np.array([bounds.clopper_pearson_lower(int(k), count, tail) for k in found])
+    high = np.array([bounds.clopper_pearson_upper(int(k), count, tail) for k in found])
+    shape = successes.shape
+    return Interval(successes / count, low[place].reshape(shape), high[place].reshape(shape))
 
 
 def paired_difference(

@@ -9,35 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version
 from typing import Any, Final
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from concert.certificates import Guarantee
 from concert.data import ImageSet
-from concert.evaluation import rendering, tables
+from concert.evaluation import page_words, tables
+from concert.evaluation.attack_table import attacked
 from concert.evaluation.curves import HEIGHT, WIDTH, certified_accuracy_chart
 from concert.evaluation.explain import Explanation
 from concert.evaluation.explain_figure import explanation_figure, rendered
-from concert.evaluation.metrics import (
-    abstention_rate,
-    average_certified_radius,
-    bootstrap,
-    certified_accuracy,
-    certified_radii,
-)
-from concert.evaluation.page_images import class_names, data_uri, image_rows, thumbnails
-from concert.evaluation.region_table import region_notes, region_table
+from concert.evaluation.page_images import data_uri, image_rows, thumbnails
+from concert.evaluation.page_tables import TEXT_COLUMNS, page_tables
 from concert.log_reading import LoadedLog
 
 GALLERY_DPI: Final = 110
-_TEXT_COLUMNS: Final = {"sigma", "method", "guarantee", "certificate"}
 
 
 @dataclass(frozen=True)
@@ -53,37 +44,21 @@ class PageExtras:
     command: str = ""
 
 
-@dataclass(frozen=True)
-class PageTable:
-    """A table as printed: cells by column, what it shows and how to read it."""
-
-    anchor: str
-    title: str
-    caption: str
-    columns: Mapping[str, Sequence[str]]
-    notes: Sequence[str] = field(default_factory=tuple)
-
-    @property
-    def rows(self) -> list[list[tuple[str, str, bool]]]:
-        """Cells of each row: column, text, and whether it is a number."""
-        names = list(self.columns)
-        return [
-            [(name, cell, name not in _TEXT_COLUMNS) for name, cell in zip(names, row, strict=True)]
-            for row in zip(*self.columns.values(), strict=True)
-        ]
-
-
 def report_page(
     logs: Sequence[LoadedLog],
     radii: Sequence[float] | None = None,
     extras: PageExtras | None = None,
+    taus: Sequence[float] | None = None,
 ) -> str:
-    """The page about logs of one data set; ConcertError for logs of several."""
+    """The page about logs of one data set; ConcertError for logs of several.
+
+    radii, taus: the columns of the tables of accuracy, and of accuracy under attack.
+    """
     extras = extras or PageExtras()
     data = tables.require_one_dataset(logs)
     chart = certified_accuracy_chart(logs)
     style, script = _asset("report.css"), _asset("report.js")
-    names = log_names(logs)
+    names = page_words.log_names(logs)
     rows = image_rows(logs, names)
     rows["thumbnails"] = thumbnails(logs, extras.images) if extras.images is not None else {}
     environment = Environment(
@@ -97,17 +72,19 @@ def report_page(
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return environment.get_template("report.html.j2").render(
         title=f"Certified robustness on {data}" if data else "Certified robustness",
-        lead=_lead(logs),
-        guarantees=_guarantees(logs),
+        lead=page_words.lead(logs),
+        guarantees=page_words.guarantees_of(logs),
         chart=chart,
         width=WIDTH,
         height=HEIGHT,
         names=names,
-        statements=_statements(logs, names),
-        tables=_tables(logs, radii),
+        attacked=[name for log, name in zip(logs, names, strict=True) if attacked(log)],
+        caveats=tables.grid_caveats(logs, "Curves between the radii of the grid, and AMCR"),
+        statements=page_words.statements(logs, names),
+        tables=page_tables(logs, radii, taus),
+        text_columns=TEXT_COLUMNS,
         notes=tables.data_notes(logs) + tables.run_notes(logs),
         rows=rows,
-        total=sum(len(log.frame) for log in logs),
         has_thumbnails=bool(rows["thumbnails"]),
         gallery=_gallery(logs, names, extras),
         runs=[_run(log, name) for log, name in zip(logs, names, strict=True)],
@@ -118,111 +95,6 @@ def report_page(
         style_hash=_source_hash(style),
         script_hash=_source_hash(script),
     )
-
-
-def _lead(logs: Sequence[LoadedLog]) -> str:
-    counts = sorted({len(log.frame) for log in logs})
-    images = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    logs_text = "one certification log" if len(logs) == 1 else f"{len(logs)} certification logs"
-    classes = len(class_names(logs))
-    return f"{logs_text}, {images} images each" + (f", {classes} classes" if classes else "")
-
-
-def _guarantees(logs: Sequence[LoadedLog]) -> list[Guarantee]:
-    present = {guarantee for log in logs for guarantee in tables.guarantees(log.frame)}
-    return [guarantee for guarantee in Guarantee if guarantee in present]
-
-
-def log_names(logs: Sequence[LoadedLog]) -> list[str]:
-    """What the page calls each log: method and sigma, the certificate where that is ambiguous."""
-    labels = tables.row_labels(logs)
-    names = [f"{each.method}, sigma {each.sigma}" if each.sigma else each.method for each in labels]
-    return [
-        name if names.count(name) == 1 else f"{name}, {label.certificate}"
-        for name, label in zip(names, labels, strict=True)
-    ]
-
-
-def _statements(
-    logs: Sequence[LoadedLog], names: Sequence[str]
-) -> list[tuple[str, list[dict[str, str]]]]:
-    """The sentences about the logs, grouped by what they guarantee."""
-    groups: dict[str, list[dict[str, str]]] = {}
-    for log, label, name in zip(logs, tables.row_labels(logs), names, strict=True):
-        groups.setdefault(label.guarantee, []).append(_statement(log, name))
-    return list(groups.items())
-
-
-def _statement(log: LoadedLog, name: str) -> dict[str, str]:
-    """A log's main numbers in sentences, with what they guarantee."""
-    interval = bootstrap(certified_radii(log.frame))
-    correct = rendering.rounded_down(100 * float(certified_accuracy(log.frame, [0])[0]), 1)
-    abstained = rendering.rounded_up(100 * abstention_rate(log.frame), 1)
-    radius = rendering.rounded_down(average_certified_radius(log.frame))
-    low, high = (
-        rendering.rounded_down(float(interval.low)),
-        rendering.rounded_up(float(interval.high)),
-    )
-    return {
-        "name": name,
-        "text": (
-            f"{correct} % of {len(log.frame)} images are classified correctly, {abstained} % are "
-            f"abstained from. The average certified radius is {radius}, with a 95 % interval over "
-            f"images of {low} to {high}."
-        ),
-        "guarantee": " ".join(each.sentence for each in tables.guarantees(log.frame)),
-    }
-
-
-def _tables(logs: Sequence[LoadedLog], radii: Sequence[float] | None) -> list[PageTable]:
-    return [
-        PageTable(
-            "accuracy",
-            "Certified accuracy and radius",
-            "The share of images that are classified correctly with a certified radius of at least "
-            "the number at the head of the column, and the average certified radius (AMCR) with "
-            "its 95 % bootstrap interval over images. Wrong and abstained images count 0. "
-            "Accuracies and radii are rounded down.",
-            rendering.printed(tables.comparison_table(logs, radii)),
-        ),
-        PageTable(
-            "regions",
-            "Sizes of the certified regions",
-            "AMCR counts the largest ball inside a region alone; an ellipsoid is larger.",
-            rendering.printed(region_table(logs)),
-            region_notes(logs),
-        ),
-        PageTable(
-            "sigma",
-            "Noise per image",
-            "Over the images of a log: minimum, median and maximum of the smallest value of the "
-            "image's sigma map (the paper's Table 8). It describes the noise, nothing else.",
-            _numbers(tables.sigma_statistics(logs), 4),
-        ),
-        PageTable(
-            "runtime",
-            "Runtime",
-            "Measured while certifying, on the machine that did (the paper's Table 9).",
-            _numbers(tables.runtime_table(logs), 3),
-        ),
-    ]
-
-
-def _numbers(table: pd.DataFrame, digits: int) -> dict[str, list[str]]:
-    """Cells of a table that states no certificates: numbers are rounded to nearest."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, float):
-            return (
-                ""
-                if pd.isna(value)
-                else f"{value:,.0f}"
-                if value >= 1000
-                else f"{value:.{digits}f}"
-            )
-        return str(value)
-
-    return {str(name): [text(value) for value in table[name]] for name in table.columns}
 
 
 def _gallery(

@@ -15,7 +15,12 @@ from torch import Tensor
 from concert.certificates import Guarantee
 from concert.data import ImageSet
 from concert.evaluation.rendering import rounded_down
-from concert.evaluation.words import ABSTAINED, UNCERTIFIED, certified_sentence
+from concert.evaluation.words import (
+    ABSTAINED,
+    UNCERTIFIED,
+    abstention_reason,
+    certified_sentence,
+)
 from concert.log_reading import LoadedLog
 
 THUMBNAIL: Final = 56
@@ -58,7 +63,10 @@ def _log_rows(log: LoadedLog, name: str) -> dict[str, Any]:
         "p": _texts(frame["p_lower"].astype(float), 5),
         "n": [0 if np.isnan(n) else int(n) for n in frame["n_used"].astype(float)],
         "votes": frame["votes"].tolist(),
-        "reason": frame["reason"].tolist(),
+        "reason": [
+            abstention_reason(reason, p_lower)
+            for reason, p_lower in zip(frame["reason"], frame["p_lower"].astype(float), strict=True)
+        ],
     }
 
 
@@ -67,9 +75,16 @@ def _texts(values: Any, digits: int) -> list[str]:
 
 
 def class_names(logs: Sequence[LoadedLog]) -> list[str]:
-    """The names that the runs give to the classes, [] if none does."""
+    """The names that the runs give to the classes, [] if none does.
+
+    A run's file may hold anything: what is not a list of texts or numbers names no classes.
+    """
     named = (log.run["info"].get("classes") for log in logs)
-    return next((list(map(str, names)) for names in named if names), [])
+    return next((list(map(str, names)) for names in named if names and _are_names(names)), [])
+
+
+def _are_names(given: object) -> bool:
+    return isinstance(given, list) and all(isinstance(name, str | int) for name in given)
 
 
 def thumbnails(logs: Sequence[LoadedLog], images: ImageSet) -> dict[str, str]:

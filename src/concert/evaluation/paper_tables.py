@@ -6,6 +6,7 @@ trained for 300 epochs (ImageNet: 120); its radius for Concert holds for frozen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,10 +14,9 @@ from typing import Final
 import pandas as pd
 
 from concert.evaluation.metrics import (
+    amcr_interval,
     average_certified_radius,
-    bootstrap,
     certified_accuracy,
-    certified_radii,
 )
 from concert.evaluation.rendering import rounded_down, rounded_up
 from concert.evaluation.tables import (
@@ -91,15 +91,15 @@ def matches(label: RowLabel, sigma: str, method: str) -> bool:
 
 
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:
-    interval = bootstrap(certified_radii(log.frame))
-    low, high = rounded_down(float(interval.low)), rounded_up(float(interval.high))
+    low, high = amcr_interval(log.frame)
+    interval = "" if math.isnan(low) else f"[{rounded_down(low)}, {rounded_up(high)}]"
     accuracies = certified_accuracy(log.frame, [float(name) for name in radii])
     return (
         {"sigma": label.sigma, "method": label.method, "source": "here"}
         | {name: accuracies[i] for i, name in enumerate(radii)}
         | {
             "AMCR": average_certified_radius(log.frame),
-            "interval": f"[{low}, {high}]",
+            "interval": interval,
             "guarantee": label.guarantee,
             "certificate": label.certificate,
             "N": len(log.frame),

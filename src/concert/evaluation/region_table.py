@@ -14,7 +14,7 @@ import pandas as pd
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
 from concert.evaluation.metrics import average_certified_radius, certified_radii
-from concert.evaluation.tables import require_one_dataset, row_labels
+from concert.evaluation.tables import grid_caveats, require_one_dataset, row_labels
 from concert.log_reading import LoadedLog
 
 
@@ -67,6 +67,7 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
         f"larger: share of the images certified by the log and by the first one ({name}) whose "
         f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
         "the first's. Rows with another guarantee than the first's are compared all the same.",
+        *grid_caveats(logs, "AMCR, axis and log-volume"),
         "Sampling that stopped early leaves regions smaller than all draws would.",
     ]
 

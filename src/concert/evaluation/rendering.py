@@ -20,6 +20,9 @@ _CONVENTION = (
     "radius with its 95 % bootstrap interval over images, wrong and abstained images counting 0. "
     "Accuracies and radii are rounded down."
 )
+_NO_INTERVAL = (
+    "An AMCR of fewer than 10 images, or of images that all have the same radius, has no interval."
+)
 _LEFT_ALIGNED = {"sigma", "method", "guarantee", "certificate"}
 # Decimals of columns that are rounded down.
 _DOWN = {"axis": 3, "log-volume": 1, "larger (%)": 1}
@@ -40,6 +43,8 @@ def notes(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> list[str]:
     present = {name for cell in table["guarantee"] for name in cell.split(JOINT)}
     sentences = [f"{each.value}: {each.sentence}" for each in Guarantee if each.value in present]
     convention = [_CONVENTION] if "AMCR low" in table else []
+    if convention and table["AMCR low"].isna().any():
+        convention.append(_NO_INTERVAL)
     return [*convention, *sentences, *data_notes]
 
 
@@ -120,7 +125,9 @@ def _shown(table: pd.DataFrame) -> dict[str, list[str]]:
         elif name == "AMCR":
             ends = zip(column, table["AMCR low"], table["AMCR high"], strict=True)
             shown[name] = [
-                f"{rounded_down(value)} [{rounded_down(low)}, {rounded_up(high)}]"
+                rounded_down(value)
+                if pd.isna(low)
+                else f"{rounded_down(value)} [{rounded_down(low)}, {rounded_up(high)}]"
                 for value, low, high in ends
             ]
         elif name == "abstained (%)":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ from concert.errors import ConcertError
 from concert.evaluation import attack_table, rendering, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
-    Interval,
     abstention_rate,
+    amcr_interval,
     average_certified_radius,
-    bootstrap,
     certified_accuracy,
     certified_at,
-    certified_radii,
     nonzero_certified_accuracy,
+    share_interval,
 )
 from concert.evaluation.page import PageExtras, report_page
 from concert.evaluation.region_table import region_notes, region_table
@@ -56,7 +56,7 @@ def write_report(
         "runtime.csv": rendering.to_csv(tables.runtime_table(logs)),
         "certified_accuracy.png": certified_accuracy_figure(logs),
         "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
-        "report.html": report_page(logs, radii, extras),
+        "report.html": report_page(logs, radii, extras, taus),
     }
     if all(attack_table.attacked(log) for log in logs):
         attacks = attack_table.attack_table(logs, taus)
@@ -80,7 +80,11 @@ def write_report(
 
 
 def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]:
-    """Exact metrics with their 95 % bootstrap intervals, per log, as JSON values."""
+    """Exact metrics with their 95 % intervals, per log, as JSON values.
+
+    Accuracies have exact intervals of a share; AMCR has a bootstrap interval, null where there is
+    none.
+    """
     return {
         "data": tables.require_one_dataset(logs),
         "data_notes": tables.data_notes(logs),
@@ -94,7 +98,7 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
 
 def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float]) -> dict[str, Any]:
     accuracy = certified_accuracy(log.frame, radii)
-    band = bootstrap(certified_at(log.frame, radii))
+    band = share_interval(certified_at(log.frame, radii))
     return {
         "log": str(log.path),
         "method": label.method,
@@ -103,7 +107,7 @@ def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float])
         "certificate": label.certificate,
         "images": len(log.frame),
         "n": tables.draws(log),
-        "amcr": _entry(average_certified_radius(log.frame), bootstrap(certified_radii(log.frame))),
+        "amcr": _amcr(log),
         "certified_accuracy": [
             {
                 "radius": float(radius),
@@ -118,5 +122,6 @@ def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float])
     }
 
 
-def _entry(value: float, interval: Interval) -> dict[str, float]:
-    return {"value": value, "low": float(interval.low), "high": float(interval.high)}
+def _amcr(log: LoadedLog) -> dict[str, float | None]:
+    low, high = (None if isnan(end) else end for end in amcr_interval(log.frame))
+    return {"value": average_certified_radius(log.frame), "low": low, "high": high}

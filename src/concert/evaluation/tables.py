@@ -20,8 +20,8 @@ from concert.certificates import Guarantee
 from concert.errors import ConcertError
 from concert.evaluation.metrics import (
     abstention_rate,
+    amcr_interval,
     average_certified_radius,
-    bootstrap,
     certified_accuracy,
     certified_radii,
 )
@@ -93,8 +93,9 @@ def comparison_table(
 ) -> pd.DataFrame:
     """Certified accuracy at each radius and AMCR, a row per log (Tables 1, 6 and 7).
 
-    Columns: sigma, method, one per radius, AMCR with its 95 % bootstrap interval, guarantee,
-    certificate, abstained (%), N images and n certifying draws. `radii` defaults to `radius_grid`.
+    Columns: sigma, method, one per radius, AMCR with its 95 % bootstrap interval (NaN where there
+    is none), guarantee, certificate, abstained (%), N images and n certifying draws. `radii`
+    defaults to `radius_grid`.
     Raises ConcertError for negative radii and for logs of different data sets.
     """
     require_one_dataset(logs)
@@ -103,15 +104,15 @@ def comparison_table(
         raise ConcertError(f"radii must be finite and not negative, got {grid}")
     rows = []
     for log, label in zip(logs, row_labels(logs), strict=True):
-        interval = bootstrap(certified_radii(log.frame))
+        low, high = amcr_interval(log.frame)
         accuracies = certified_accuracy(log.frame, grid)
         rows.append(
             {"sigma": label.sigma, "method": label.method}
             | {radius_name(radius): accuracies[i] for i, radius in enumerate(grid)}
             | {
                 "AMCR": average_certified_radius(log.frame),
-                "AMCR low": float(interval.low),
-                "AMCR high": float(interval.high),
+                "AMCR low": low,
+                "AMCR high": high,
                 "guarantee": label.guarantee,
                 "certificate": label.certificate,
                 "abstained (%)": 100 * abstention_rate(log.frame),
@@ -131,6 +132,7 @@ def sigma_statistics(logs: Sequence[LoadedLog]) -> pd.DataFrame:
             {
                 "sigma": label.sigma,
                 "method": label.method,
+                "certificate": label.certificate,
                 "min": lows.min(),
                 "median": lows.median(),
                 "max": lows.max(),
@@ -150,6 +152,7 @@ def runtime_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
             {
                 "sigma": label.sigma,
                 "method": label.method,
+                "certificate": label.certificate,
                 "seconds per image": seconds.mean(),
                 "median seconds": seconds.median(),
                 "total seconds": seconds.sum(),
@@ -169,10 +172,32 @@ def data_notes(logs: Sequence[LoadedLog]) -> list[str]:
     return list(dict.fromkeys(note for note in notes if note))
 
 
+GRID_CAVEAT: Final = "sampling stopped on a grid of radii"
 GRID_NOTE: Final = (
     "With stopping grid an image stops as soon as it is settled at every radius of the grid: "
     "between these radii curves are lower than with all n draws, and so is AMCR."
 )
+
+
+def stopped_on_grid(log: LoadedLog) -> bool:
+    """Whether the log's images stopped early on a grid of radii, which makes AMCR a lower bound."""
+    return str(log.run["identity"].get("stopping", "")).startswith("grid")
+
+
+def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
+    """That numbers called `what` are lower bounds for the logs that stopped on a grid; [] if none.
+
+    Logs are named where others did not.
+    """
+    stopped = [
+        f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        for log, label in zip(logs, row_labels(logs), strict=True)
+        if stopped_on_grid(log)
+    ]
+    if not stopped:
+        return []
+    of = "" if len(stopped) == len(logs) else " of " + "; ".join(dict.fromkeys(stopped))
+    return [f"{what}{of}: lower bounds, because {GRID_CAVEAT}."]
 
 
 def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
@@ -193,8 +218,7 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
             settings.setdefault(text, []).append(name)
     if not notes and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
         notes.append("The logs do not have the same images: their rows differ by that too.")
-    rules = [str(log.run["identity"].get("stopping", "")) for log in logs]
-    if any(rule.startswith("grid") for rule in rules):
+    if any(map(stopped_on_grid, logs)):
         notes.append(GRID_NOTE)
     if len(settings) == 1:
         return [*notes, f"Certified with {next(iter(settings))}."]

@@ -7,25 +7,26 @@
   const chart = parsed("curve-data");
   const slider = byId("radius");
   const fixed = (value) => value.toFixed(3);
-  // Rounded down and up at three decimals; the numbers have four.
-  const down = (value) => fixed(Math.floor(Math.round(value * 1e4) / 10) / 1e3);
+  // Rounded down and up at three decimals; the numbers have four, and a tiny one shows them.
+  const down = (value) =>
+    value > 0 && value < 1e-3 ? value.toFixed(4) : fixed(Math.floor(Math.round(value * 1e4) / 10) / 1e3);
   const up = (value) => fixed(Math.ceil(Math.round(value * 1e4) / 10) / 1e3);
 
   function readCurves() {
     const radius = Number(slider.value);
-    const text = radius.toFixed(2);
+    const text = radius.toFixed(chart.decimals);
     byId("radius-value").textContent = text;
     for (const label of document.querySelectorAll(".at")) label.textContent = `at ${text}`;
     const x = chart.left + ((chart.right - chart.left) * radius) / chart.largest;
     byId("cursor").setAttribute("transform", `translate(${x - chart.left} 0)`);
     chart.curves.forEach((curve, i) => {
-      const at = curve.radius.findIndex((step) => step >= radius - 1e-9);
-      const [value, low, high] = at < 0 ? [0, 0, 0] : [curve.value[at], curve.low[at], curve.high[at]];
-      document.querySelector(`[data-value="${i}"]`).textContent = down(value);
-      document.querySelector(`[data-interval="${i}"]`).textContent = `${down(low)} to ${up(high)}`;
+      // Beyond the last step, whose value is 0, the values are those of the last step.
+      const found = curve.radius.findIndex((step) => step >= radius - 1e-9);
+      const at = found < 0 ? curve.radius.length - 1 : found;
+      document.querySelector(`[data-value="${i}"]`).textContent = down(curve.value[at]);
+      document.querySelector(`[data-interval="${i}"]`).textContent = `${down(curve.low[at])} to ${up(curve.high[at])}`;
     });
   }
-  slider.value = Math.min(0.5, chart.largest / 2);
   slider.addEventListener("input", readCurves);
   readCurves();
   for (const box of document.querySelectorAll(".legend input")) {
@@ -76,12 +77,12 @@
     return made;
   }
 
-  function measure(text, share, kind = "") {
+  function measure(text, share, kind = "", ...beside) {
     const fill = element("span", { className: "fill" });
     fill.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
     const track = element("span", { className: "track" }, fill);
     track.setAttribute("aria-hidden", "true");
-    return element("td", { className: `measure ${kind}` }, text, track);
+    return element("td", { className: `measure ${kind}` }, text, ...beside, track);
   }
 
   const percent = (share) => `${(Math.floor(share * 1000 + 1e-9) / 10).toFixed(1)} %`;
@@ -101,6 +102,9 @@
     const mark = { correct: "✓ correct", wrong: "✗ wrong", abstained: "– abstained" }[row.outcome];
     answer.append(element("span", { className: `outcome ${row.outcome}` }, mark));
     const vote = row.votes.length && row.n ? `${className(row.votes[0][0])}: ${percent(row.share)}` : "";
+    const chip = () => (row.radius > 0 ? element("span", { className: `chip g-${row.kind.guarantee}` }, row.kind.guarantee) : "");
+    // Where there is no room for a column of guarantees they stand beside the radius.
+    const small = element("span", { className: "small" }, " ", chip());
     const detail = `detail-${position}`;
     const button = element("button", { type: "button" }, "+");
     button.setAttribute("aria-label", `What is certified about image ${row.idx}`);
@@ -110,10 +114,10 @@
       number,
       element("td", {}, className(row.label)),
       answer,
-      measure(row.radiusText.slice(0, -1), row.radius / largest),
+      measure(row.radiusText.slice(0, -1), row.radius / largest, "", small),
       element("td", { className: "number optional" }, row.axisText.slice(0, -1)),
       vote ? measure(vote, row.share, "optional") : element("td", { className: "optional" }),
-      element("td", { className: "optional" }, row.radius > 0 ? element("span", { className: `chip g-${row.kind.guarantee}` }, row.kind.guarantee) : ""),
+      element("td", { className: "optional" }, chip()),
       element("td", { className: "detail" }, button),
     );
     const more = element("tr", { className: "more", id: detail, hidden: true });
@@ -146,8 +150,29 @@
     const of = `${state.shown.length} of ${state.rows.length} images`;
     byId("status").textContent = state.shown.length ? `${of}; shown: ${start + 1} to ${start + part.length}` : `${of}: none matches`;
     byId("place").textContent = `Page ${state.page + 1} of ${pages}`;
-    byId("previous").disabled = state.page === 0;
-    byId("next").disabled = state.page >= pages - 1;
+    byId("image-caption").textContent = described();
+    // Not `disabled`, which would take the focus away from who turns pages with the keyboard.
+    byId("previous").setAttribute("aria-disabled", String(state.page === 0));
+    byId("next").setAttribute("aria-disabled", String(state.page >= pages - 1));
+  }
+
+  // The log and the filters in words: on paper the controls are not there.
+  function described() {
+    const chosen = (id) => byId(id).selectedOptions[0].textContent;
+    const wanted = byId("find").value.trim();
+    return [
+      `Images of ${chosen("log")}`,
+      byId("outcome").value && `outcome ${chosen("outcome")}`,
+      byId("class").value && `true class ${chosen("class")}`,
+      Number(byId("least").value) > 0 && `radius at least ${byId("least").value}`,
+      wanted && `found by "${wanted}"`,
+    ].filter(Boolean).join("; ");
+  }
+
+  function turn(event, by) {
+    if (event.currentTarget.getAttribute("aria-disabled") === "true") return;
+    state.page += by;
+    show();
   }
 
   function filter() {
@@ -183,7 +208,7 @@
     head.querySelector("button").addEventListener("click", () => {
       const key = head.dataset.key;
       // Numbers that one looks for the largest of begin with it.
-      state.ascending = state.key === key ? !state.ascending : !["radius", "axis"].includes(key);
+      state.ascending = state.key === key ? !state.ascending : !["radius", "axis", "share"].includes(key);
       state.key = key;
       filter();
     });
@@ -191,7 +216,7 @@
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("log").addEventListener("change", choose);
   for (const id of ["outcome", "class", "least", "find"]) byId(id).addEventListener("input", filter);
-  byId("previous").addEventListener("click", () => { state.page -= 1; show(); });
-  byId("next").addEventListener("click", () => { state.page += 1; show(); });
+  byId("previous").addEventListener("click", (event) => turn(event, -1));
+  byId("next").addEventListener("click", (event) => turn(event, 1));
   choose();
 })();
