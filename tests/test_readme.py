@@ -24,6 +24,7 @@ PAGES = (
     "docs/equations.md",
     "docs/logs.md",
     "docs/engines.md",
+    "docs/performance.md",
     "docs/objectives.md",
     "docs/models.md",
     "docs/compare.md",
