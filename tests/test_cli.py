@@ -190,6 +190,12 @@ def test_explain_writes_a_picture_and_prints_the_sentence(
     with Image.open(out / "1-digit.png") as picture:
         assert picture.size == (1500, 990)
     assert "can never certify" in fails(capsys, "explain", run, files[0], "--n", 3)
+    assert "is a folder: give the image files" in fails(capsys, "explain", run, folder / "a")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "small.png")
+    small = ["explain", str(run), str(folder / "small.png"), "--resize", "--n", "200"]
+    assert main([*small, "--out", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "resized to 28 x 28: the statement is about that image" in printed
     before = Path(files[0]).read_bytes()
     over = fails(capsys, "explain", run, files[0], "--out", Path(files[0]).parent)
     assert "would be overwritten: give another --out" in over

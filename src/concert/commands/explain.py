@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.commands.loading import load_run
-from concert.commands.predict import read_image
+from concert.commands.predict import read_image, size_of
 from concert.console import make_console
 from concert.errors import ConcertError
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, sampling_flags
@@ -81,11 +81,14 @@ def run(options: Any, argv: list[str]) -> int:
     console = make_console()
     for index, (path, image, files) in enumerate(zip(options.images, images, targets, strict=True)):
         explanation = explain(smoothed, image, description.class_names, colorizer, procedure, index)
-        explanation = replace(explanation, colorizer_name=colorizer_name)
+        explanation = replace(explanation, colorizer_name=Path(colorizer_name).name)
         figure = explanation_figure(explanation)
         write_atomically(files[0], rendered(figure, "png"))
         write_atomically(files[1], rendered(figure, "svg"))
         console.print(f"{path}: {explanation.sentence}")
+        if options.resize and size_of(path) != image.shape[:0:-1]:
+            width, height = image.shape[:0:-1]
+            console.print(f"  resized to {width} x {height}: the statement is about that image")
         console.print(f"  written: {', '.join(map(str, files))}")
     return 0
 

@@ -75,6 +75,8 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
             picture = upright.convert({1: "L", 3: "RGB"}.get(channels, "RGB"))
     except FileNotFoundError:
         raise ConcertError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise ConcertError(f"{path} is a folder: give the image files in it") from None
     except (UnidentifiedImageError, OSError) as error:
         raise ConcertError(f"cannot read {path} as an image: {error}") from None
     if picture.size != (width, height):
@@ -86,6 +88,12 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, dtype=np.float32) / 255.0
     return torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1)[None]
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, as the camera was held."""
+    with Image.open(path) as file:
+        return ImageOps.exif_transpose(file).size
 
 
 def has_colour(image: Image.Image) -> bool:

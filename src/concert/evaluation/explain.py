@@ -79,6 +79,10 @@ def explain(
         raise ConcertError(
             f"explain shows grey or RGB images (C, H, W), got shape {tuple(image.shape)}"
         )
+    if len(class_names) != smoothed.num_classes:
+        raise ConcertError(
+            f"the model has {smoothed.num_classes} classes, got {len(class_names)} names"
+        )
     procedure = procedure or Procedure(n=10_000)
     (timed,) = smoothed.certify_each(image[None], procedure, [index])
     sigma = sigma_maps(smoothed, image[None], MAP_DRAWS, procedure.seed)[0]

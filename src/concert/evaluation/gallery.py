@@ -79,7 +79,7 @@ def gallery(
                 smoothed.sampler(image.shape).engine,
                 identity.get("engine"),
             )
-        explanations.append(replace(explanation, colorizer_name=name))
+        explanations.append(replace(explanation, colorizer_name=Path(name).name))
     return log, explanations
 
 
