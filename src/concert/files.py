@@ -9,6 +9,7 @@ import sys
 import tempfile
 from io import FileIO
 from pathlib import Path
+from typing import IO, Any
 
 from concert.errors import ConcertError
 
@@ -18,16 +19,23 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 
+def lock_file(file: IO[Any] | int) -> None:
+    """Lock an open file or folder for this process until it is closed; Windows has no such locks.
+
+    Raises BlockingIOError if another process has it, OSError on a file system without locks.
+    """
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def take(file: FileIO | int, path: Path, flag: str) -> None:
     """Have an open file or folder for this process alone, until it is closed.
 
     ConcertError, which advises another `flag`, if another process has it. Nothing is locked where
     the file system, or Windows, has no such locks.
     """
-    if sys.platform == "win32":
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except BlockingIOError:
         raise ConcertError(
             f"{path} is in use by another process: wait for it, or give another {flag}"

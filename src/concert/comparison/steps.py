@@ -20,12 +20,7 @@ from typing import IO, Final
 
 from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import INTERRUPTED, ConcertError
-from concert.files import write_atomically
-
-try:
-    import fcntl
-except ImportError:  # pragma: no cover
-    fcntl = None  # type: ignore[assignment]
+from concert.files import lock_file, write_atomically
 
 NOTE: Final = "steps.json"
 PAUSE: Final = 0.2
@@ -129,17 +124,14 @@ def steps_of(comparison: Comparison) -> list[Step]:
 def only_one(out: Path) -> Iterator[int | None]:
     """A lock on the comparison's folder, which its processes keep for as long as they live."""
     out.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:  # pragma: no cover
-        yield None
-        return
     with open(out / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except OSError:
             raise ConcertError(
                 f"another comparison still works in {out}: wait for it, or choose another --out"
             ) from None
-        yield file.fileno()
+        yield None if sys.platform == "win32" else file.fileno()
 
 
 def perform(

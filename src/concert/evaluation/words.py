@@ -62,11 +62,8 @@ def sentence_of(
 ) -> str:
     """The sentence about one image; `answer` and `candidate` are the names of its classes."""
     if certification.reason:
-        return ABSTAINED.format(
-            reason=abstention_reason(certification.reason, certification.p_lower, candidate).rstrip(
-                "."
-            )
-        )
+        why = abstention_reason(certification.reason, certification.p_lower, candidate)
+        return ABSTAINED.format(reason=why.rstrip("."))
     if certification.radius <= 0:
         return UNCERTIFIED.format(answer=answer)
     template = certified_sentence(certification.guarantee, certification.certificate, alpha)
