@@ -39,6 +39,16 @@ class Rates:
         return statistics.median(mine / theirs for mine, theirs in pairs)
 
 
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
 def write_record(out: Path, results: Mapping[str, Rates | str], **facts: Any) -> None:
     """A race's slices as JSON, with facts about it and the machine."""
     # Not for the contestants, whose environment is set before they import it.
@@ -46,7 +56,7 @@ def write_record(out: Path, results: Mapping[str, Rates | str], **facts: Any) ->
 
     record = {
         **facts,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "rates": {
             name: rates if isinstance(rates, str) else list(rates.slices)
