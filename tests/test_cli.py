@@ -166,6 +166,8 @@ def test_a_gallery_needs_the_model_that_made_the_log(
     other.write_bytes(log.read_bytes())
     other.with_suffix(".json").write_bytes(log.with_suffix(".json").read_bytes())
     assert "no log lies in the run folder" in fails(capsys, "report", other, "--gallery", 1)
+    other.with_suffix(".json").unlink()
+    assert f"needs {other.with_suffix('.json')}" in fails(capsys, "report", other, "--gallery", 1)
     wrong = ("report", log, "--data.name", "digits", "--data.path", folder / "nothing")
     assert "nothing" in fails(capsys, *wrong)
     assert "must not be negative" in fails(capsys, "report", log, "--gallery", -1)

@@ -43,6 +43,12 @@ def run(options: Any, argv: list[str]) -> int:
     require_one_dataset(logs)
     if options.gallery < 0:
         raise ConcertError(f"gallery must not be negative, got {options.gallery}")
+    if options.gallery and not any(log.run["identity"] for log in logs):
+        missing = logs[0].path.with_suffix(".json")
+        raise ConcertError(
+            f"the gallery needs {missing}, which says what model and images the log is about: put "
+            "it beside the log, or leave out --gallery"
+        )
     images = find_images(logs, options.data)
     shown = None
     if options.gallery:
