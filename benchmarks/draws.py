@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interleave import Make, Rates, race, write_record
+from interleave import Make, Rates, race, times, write_record
 from jsonargparse import auto_cli
 from peers import PlainLeNet, Repeating, published, toolbox
 from torch import Tensor
@@ -208,7 +208,7 @@ def table(network: str, results: Mapping[str, Rates | str], flops: int) -> str:
     ]
     for name, found in rates.items():
         share = found.over(most) * flops / 1e6
-        ratios = " | ".join(f"{found.over(rates[other]):.2f}x" for other in (first, best))
+        ratios = " | ".join(times(found.over(rates[other])) for other in (first, best))
         lines.append(f"| {name} | {found.median:,.0f} | {ratios} | {share:.0%} |")
     lines += [f"| {name} | {why} | | | |" for name, why in results.items() if isinstance(why, str)]
     lines.append(f"| ({PRODUCTS}) | {most.median / 1000:,.0f} GFLOP/s | | | |")

@@ -8,6 +8,7 @@ over slices, and a ratio the median of the ratios of neighbouring slices.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -47,6 +48,13 @@ def processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def times(ratio: float, up: bool = False) -> str:
+    """A ratio as text, its digits cut off, or rounded up; never rounded to a better one."""
+    # The small number is for ratios that are exact, such as 1.
+    cut = math.ceil(100 * ratio - 1e-9) if up else math.floor(100 * ratio + 1e-9)
+    return f"{cut / 100:.2f}x"
 
 
 def write_record(out: Path, results: Mapping[str, Rates | str], **facts: Any) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from interleave import Make, Rates, race
+from interleave import Make, Rates, race, times
 from jsonargparse import auto_cli
 
 
@@ -73,7 +73,7 @@ def main(
     for name, rates in results.items():
         assert isinstance(rates, Rates), rates
         assert isinstance(first, Rates), first
-        lines.append(f"| {name} | {rates.median:.2f} | {rates.over(first):.2f}x |")
+        lines.append(f"| {name} | {rates.median:.2f} | {times(rates.over(first))} |")
         record[name] = list(rates.slices)
     if out is not None:
         out.write_text(json.dumps({"run": run.name, "images_per_second": record}, indent=2) + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from draws import KEPT, PRODUCTS, PUBLISHED, SHAPES
-from interleave import Rates
+from interleave import Rates, times
 from jsonargparse import auto_cli
 
 Record = dict[str, Any]
@@ -58,37 +58,37 @@ def against(record: Record, name: str) -> str:
     rates = record["rates"]
     first, best = (rates[name].over(rates[loop]) for loop in loops(record))
     share = rates[name].over(rates[PRODUCTS]) * record["flops"] / 1e6
-    return f"{first:.2f}x, {best:.2f}x, {share:.0%}"
+    return f"{times(first)}, {times(best)}, {share:.0%}"
 
 
 def cost_of_queries(record: Record, name: str) -> str:
     """How many times longer a draw of queried noise takes than one of isotropic noise."""
     rates = record["rates"]
-    return f"{rates[name.replace('queried', 'isotropic')].over(rates[name]):.2f}x"
+    return times(rates[name.replace("queried", "isotropic")].over(rates[name]), up=True)
 
 
-def steps(record: Record, name: str) -> str:
+def against_step(record: Record, name: str) -> str:
     """Ratios to the published step, without its blocks kept and with them."""
     rates = record["rates"]
     plain, kept = rates["published MACER"], rates[f"published MACER{KEPT}"]
-    return f"{rates[name].over(plain):.2f}x, {rates[name].over(kept):.2f}x"
+    return f"{times(rates[name].over(plain))}, {times(rates[name].over(kept))}"
 
 
 def main(folder: Path) -> str:
     """Every table that the records in `folder` give."""
-
-    def kept(kind: str) -> dict[str, Record]:
-        files = ((network, folder / f"{kind}-{network}.json") for network in SHAPES)
-        return {network: read(file) for network, file in files if file.is_file()}
-
-    draws = kept("draws")
+    files = ((network, folder / f"draws-{network}.json") for network in SHAPES)
+    draws = {network: read(file) for network, file in files if file.is_file()}
     lines = []
     for network, record in draws.items():
         first, best = loops(record)
         lines.append(f"{network}: against {first}, {best}; {record['machine']}")
     lines += ["", *table(draws, "isotropic noise", against, lambda name: "queried" not in name)]
     lines += table(draws, "queried noise", cost_of_queries, lambda name: "queried" in name)
-    return "\n".join([*lines, *table(kept("training"), "training step", steps)])
+    steps = {
+        f"{record['network']}, batch {record['batch']}": record
+        for record in map(read, sorted(folder.glob("training-*.json")))
+    }
+    return "\n".join([*lines, *table(steps, "training step", against_step)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from draws import SHAPES, SIGMA, network_of
-from interleave import Make, Rates, race, write_record
+from interleave import Make, Rates, race, times, write_record
 from jsonargparse import auto_cli
 from peers import PlainLeNet, macer_step
 
@@ -137,7 +137,7 @@ def main(
         if isinstance(rates, str):
             lines.append(f"| {name} | {rates} | | |")
         else:
-            ratios = f"{rates.over(baseline):.2f}x | {rates.over(tuned):.2f}x"
+            ratios = f"{times(rates.over(baseline))} | {times(rates.over(tuned))}"
             lines.append(f"| {name} | {rates.median:,.1f} | {ratios} |")
     if out is not None:
         write_record(out, results, network=network, m=m, batch=batch, seconds=seconds)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from draws import SHAPES, SIGMA, exported, network_of, theirs
-from interleave import Make, Rates, race, write_record
+from interleave import Make, Rates, race, times, write_record
 from jsonargparse import auto_cli
 
 from concert import IsotropicNoise, SmoothedClassifier
@@ -72,7 +72,7 @@ def main(
     lines = [f"| {network}, n = {n:,} | seconds | against published |", "| :-- | --: | --: |"]
     for name, rates in results.items():
         assert isinstance(rates, Rates), rates
-        lines.append(f"| {name} | {n / rates.median:.1f} | {rates.over(baseline):.2f}x |")
+        lines.append(f"| {name} | {n / rates.median:.1f} | {times(rates.over(baseline))} |")
     if out is not None:
         write_record(out, results, network=network, n=n)
     return "\n".join(lines)
