@@ -40,7 +40,8 @@ class LeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         check_size(images, self.image_size)
-        features = F.relu(F.max_pool2d(self.conv1(images), 2))
-        features = F.relu(F.max_pool2d(self.conv2(features), 2))
-        logits: Tensor = self.fc2(F.relu(self.fc1(features.flatten(1))))
+        # In place: pooling and matrix products do not need their outputs for gradients.
+        features = F.relu(F.max_pool2d(self.conv1(images), 2), inplace=True)
+        features = F.relu(F.max_pool2d(self.conv2(features), 2), inplace=True)
+        logits: Tensor = self.fc2(F.relu(self.fc1(features.flatten(1)), inplace=True))
         return logits
