@@ -111,9 +111,13 @@ def race(
         runners[name] = process, here
     slices: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(max(1, round(seconds / slice_seconds))):
-        for name, (_, pipe) in runners.items():
-            pipe.send(slice_seconds)
-            slices[name].append(float(pipe.recv()))
+        for name, (_, pipe) in list(runners.items()):
+            try:
+                pipe.send(slice_seconds)
+                slices[name].append(float(pipe.recv()))
+            except (BrokenPipeError, EOFError):
+                results[name] = "its process was killed: was there too little memory?"
+                del runners[name], slices[name]
     for process, pipe in runners.values():
         pipe.send(None)
         process.join(timeout=30)
