@@ -209,7 +209,8 @@ def table(network: str, results: Mapping[str, Rates | str], flops: int) -> str:
     for name, found in rates.items():
         share = found.over(most) * flops / 1e6
         ratios = " | ".join(times(found.over(rates[other])) for other in (first, best))
-        lines.append(f"| {name} | {found.median:,.0f} | {ratios} | {share:.0%} |")
+        speed = f"{found.median:,.0f}" if found.median >= 100 else f"{found.median:.1f}"
+        lines.append(f"| {name} | {speed} | {ratios} | {share:.0%} |")
     lines += [f"| {name} | {why} | | | |" for name, why in results.items() if isinstance(why, str)]
     lines.append(f"| ({PRODUCTS}) | {most.median / 1000:,.0f} GFLOP/s | | | |")
     return "\n".join(lines)
