@@ -61,11 +61,21 @@ def classes_of(name: str) -> int:
 
 
 def network_of(name: str, normalize: bool = True) -> torch.nn.Module:
+    """A network of random weights, batch norm fitted to noisy images.
+
+    Without that the logits of a deep one overflow, and engines refuse to fold batch norm.
+    """
     torch.manual_seed(0)
     arguments: dict[str, Any] = {"init_args": {"image_size": 28}} if name == "lenet" else {}
     if name != "lenet" and normalize:
         arguments |= {"mean": CIFAR[0], "std": CIFAR[1]}
-    return build_classifier(name, classes_of(name), SHAPES[name][0], **arguments).eval()
+    network = build_classifier(name, classes_of(name), SHAPES[name][0], **arguments).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network(noisy_probe(SHAPES[name], 16))
+    return network.eval()
 
 
 def export(

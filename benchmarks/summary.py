@@ -83,7 +83,8 @@ def main(folder: Path) -> str:
         first, best = loops(record)
         lines.append(f"{network}: against {first}, {best}; {record['machine']}")
     lines += ["", *table(draws, "isotropic noise", against, lambda name: "queried" not in name)]
-    lines += table(draws, "queried noise", cost_of_queries, lambda name: "queried" in name)
+    pairs = {network: r for network, r in draws.items() if any("queried" in n for n in r["rates"])}
+    lines += table(pairs, "queried noise", cost_of_queries, lambda name: "queried" in name)
     steps = {
         f"{record['network']}, batch {record['batch']}": record
         for record in map(read, sorted(folder.glob("training-*.json")))
