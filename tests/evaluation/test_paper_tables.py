@@ -7,7 +7,13 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from concert.evaluation.paper_tables import beside_the_paper, paper_table, table_8, table_9
+from concert.evaluation.paper_tables import (
+    attacks_beside_the_paper,
+    beside_the_paper,
+    paper_table,
+    table_8,
+    table_9,
+)
 from concert.evaluation.rendering import to_latex, to_markdown
 from concert.log_reading import LoadedLog
 
@@ -71,6 +77,45 @@ def test_logs_stand_below_the_row_of_their_method(make_log: Callable[..., Loaded
 
 def test_data_that_the_paper_does_not_have(make_log: Callable[..., LoadedLog]) -> None:
     assert beside_the_paper([make_log(OUTCOMES, data="digits", method="Cohen", sigma="1")]) is None
+
+
+@pytest.mark.parametrize(("number", "taus"), [(2, 8), (3, 4), (4, 6), (5, 4)])
+def test_the_papers_tables_under_attack_are_whole(number: int, taus: int) -> None:
+    table = paper_table(number)
+    assert table.shape == (4, taus + 2)
+    assert list(table["method"]) == ["Cohen", "SmoothAdv", "MACER", "Concert"]
+    assert set(table["sigma"]) == {"0.5" if number % 2 else "1.0"}
+    # The paper's claim: Concert is best at the largest tau, or all are 0 there.
+    last = table.iloc[:, -1]
+    assert last.iloc[3] == last.max()
+
+
+def test_attacked_logs_stand_below_the_row_of_their_method(
+    make_log: Callable[..., LoadedLog],
+) -> None:
+    attack = {"method": "shadow", "against": "deployed", "l2": [2.0, 3.5, 5.0, 7.0]}
+    logs = [
+        make_log(OUTCOMES, name, data="cifar10, shadow", attack=attack, method=method, sigma=sigma)
+        for name, method, sigma in (
+            ("a", "Consistency", "0.5"),
+            ("b", "Concert (queried)", "0.5-0.825"),
+        )
+    ]
+    table = attacks_beside_the_paper(logs)
+    assert table is not None
+    assert list(zip(table["method"], table["source"], strict=True)) == [
+        ("Cohen", "paper"),
+        ("SmoothAdv", "paper"),
+        ("MACER", "paper"),
+        ("Concert", "paper"),
+        ("Concert (queried)", "here"),
+        ("Consistency", "here"),
+    ]
+    assert table.loc[3, ["tau 3", "tau 6", "all"]].tolist() == ["0.33 (100)", "0.15 (100)", ""]
+    # Of the images perturbed by at most 6 two of three are certified.
+    assert table.loc[4, "tau 6"].startswith("0.66 [")
+    assert table.loc[4, "tau 6"].endswith("(3)")
+    assert attacks_beside_the_paper([make_log(OUTCOMES, "c", data="cifar10, pgd")]) is None
 
 
 def test_tables_8_and_9(make_log: Callable[..., LoadedLog]) -> None:

@@ -21,6 +21,7 @@ from concert.evaluation.metrics import (
     share_interval,
 )
 from concert.evaluation.page import PageExtras, report_page
+from concert.evaluation.paper_tables import attacks_beside_the_paper
 from concert.evaluation.region_table import region_notes, region_table
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog
@@ -36,7 +37,8 @@ def write_report(
     """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
     certified_accuracy.png, summary.json and report.html into `out_dir`, and return their paths; for
     logs of attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each
-    of `taus` (default: the paper's grid).
+    of `taus` (default: the paper's grid), and where the paper has such a table its numbers beside
+    ours, attacks_paper.{csv,md}.
 
     The folder is created. Nothing is written unless everything could be computed. Raises
     ConcertError for no logs, logs of different data sets and a folder that cannot be written.
@@ -67,6 +69,10 @@ def write_report(
             "attacks.md": rendering.to_markdown(shown, read + notes),
             "attacks.tex": rendering.to_latex(shown, read + notes),
         }
+        beside = attacks_beside_the_paper(logs)
+        if beside is not None:
+            contents["attacks_paper.csv"] = rendering.to_csv(beside)
+            contents["attacks_paper.md"] = rendering.to_markdown(beside, read + notes)
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

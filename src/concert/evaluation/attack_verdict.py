@@ -1,0 +1,138 @@
+"""Is one method better than others under the same attack? Paired differences over the same images.
+
+    python -m concert.evaluation.attack_verdict LOG '[OTHER_LOG, ...]' [--out DIR] [--taus '[2,3]']
+
+Each log is of an attack on its own model, of the same clean images. An image counts for a tau if
+both models' perturbations of it are at most that; with a small tau these are the images that are
+easy to attack for both, so the row of all images is the one to quote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from concert.errors import ConcertError
+from concert.evaluation import rendering
+from concert.evaluation.attack_table import perturbation_norms, tau_grid
+from concert.evaluation.metrics import (
+    FEWEST_IMAGES,
+    Floats,
+    certified_radii,
+    nonzero_certified_accuracy,
+    paired_difference,
+)
+from concert.evaluation.tables import JOINT, row_labels
+from concert.files import write_atomically
+from concert.log_reading import LoadedLog, read_log
+from concert.tool import run_tool
+
+NOTES = [
+    "difference: certified accuracy (correct with a radius above 0) of the first method minus that "
+    "of the other, on the clean images that both attacks perturbed by at most tau (l2), each "
+    "through its own model; low, high: 95 % bootstrap interval over pairs. A verdict is given "
+    f"where the interval leaves out 0, for at least {FEWEST_IMAGES} images; each row by itself, "
+    "not corrected for their number.",
+]
+
+
+def verdict_table(
+    first: LoadedLog, others: Sequence[LoadedLog], taus: Sequence[float] | None = None
+) -> pd.DataFrame:
+    """A row per other log and tau; the last tau is infinite, which is all images of both logs.
+
+    Columns: first, other, tau, N, accuracy first, accuracy other, difference, low, high, verdict
+    ("higher", "lower" or "undecided"), guarantee (of the two). Raises ConcertError for logs that
+    are not of attacked images, or of several attacks or data sets.
+    """
+    logs = [first, *others]
+    grid = [*(tau_grid(logs) if taus is None else taus), math.inf]
+    labels = row_labels(logs)
+    names = [f"{label.method} {label.sigma}".strip() for label in labels]
+    frames = [clean_indexed(log) for log in logs]
+    rows = []
+    for name, label, other in zip(names[1:], labels[1:], frames[1:], strict=True):
+        claims = JOINT.join(dict.fromkeys((labels[0].guarantee, label.guarantee)))
+        for tau in grid:
+            row: dict[str, object] = {"first": names[0], "other": name, "tau": tau}
+            pair = common(frames[0], other, tau)
+            rows.append(row | _difference(*pair) | {"guarantee": claims})
+    return pd.DataFrame(rows)
+
+
+def printed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text: accuracies cut, differences and the ends of intervals rounded outwards."""
+    rows = []
+    for row in table.to_dict("records"):
+        cells: dict[str, object] = {name: row[name] for name in ("first", "other", "N")}
+        cells["tau"] = "all" if math.isinf(row["tau"]) else f"{row['tau']:g}"
+        for name in ("accuracy first", "accuracy other", "difference", "low"):
+            cells[name] = "" if math.isnan(row[name]) else rendering.rounded_down(row[name])
+        cells["high"] = "" if math.isnan(row["high"]) else rendering.rounded_up(row["high"])
+        rows.append(cells | {name: row[name] for name in ("verdict", "guarantee")})
+    order = [name for name in table.columns if name in rows[0]]
+    return pd.DataFrame(rows, columns=order)
+
+
+def clean_indexed(log: LoadedLog) -> pd.DataFrame:
+    """The log's frame, its images numbered as in the clean data set, with their norms "l2"."""
+    norms = perturbation_norms(log)
+    index = log.run["info"]["attack"].get("index")
+    if index is None:
+        raise ConcertError(f"{log.path} does not say which clean images it is of: certify it again")
+    clean = np.asarray(index, dtype=np.int64)[log.frame["idx"].to_numpy(np.int64)]
+    return log.frame.assign(idx=clean, l2=norms)
+
+
+def common(
+    first: pd.DataFrame, second: pd.DataFrame, tau: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the images that both frames hold, perturbed by at most tau in both."""
+    within = [frame[frame["l2"] <= tau] for frame in (first, second)]
+    shared = np.intersect1d(within[0]["idx"], within[1]["idx"])
+    return within[0][within[0]["idx"].isin(shared)], within[1][within[1]["idx"].isin(shared)]
+
+
+def _difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
+    names = ("accuracy first", "accuracy other", "difference", "low", "high")
+    if not len(first):
+        return {"N": 0} | dict.fromkeys(names, math.nan) | {"verdict": "undecided"}
+    interval = paired_difference(first, second, values=_certified)
+    low, high = float(interval.low), float(interval.high)
+    if len(first) < FEWEST_IMAGES:
+        low, high = math.nan, math.nan
+    values = (
+        nonzero_certified_accuracy(first),
+        nonzero_certified_accuracy(second),
+        float(interval.value),
+        low,
+        high,
+    )
+    verdict = "higher" if low > 0 else "lower" if high < 0 else "undecided"
+    return {"N": len(first)} | dict(zip(names, values, strict=True)) | {"verdict": verdict}
+
+
+def _certified(frame: pd.DataFrame) -> Floats:
+    return (certified_radii(frame) > 0).astype(np.float64)
+
+
+def main(
+    log: Path,
+    others: list[Path],
+    out: Path | None = None,
+    taus: list[float] | None = None,
+) -> str:
+    """The table as text; with `out` also DIR/verdict.csv and DIR/verdict.md."""
+    table = verdict_table(read_log(log), [read_log(other) for other in others], taus)
+    if out is not None:
+        write_atomically(out / "verdict.csv", rendering.to_csv(table))
+        write_atomically(out / "verdict.md", rendering.to_markdown(printed(table), NOTES))
+    return rendering.to_text(printed(table), NOTES)
+
+
+if __name__ == "__main__":
+    run_tool(main)
