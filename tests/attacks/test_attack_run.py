@@ -99,6 +99,39 @@ def test_an_interrupted_attack_goes_on_to_the_same_images(
     assert not again
 
 
+def test_what_a_killed_process_leaves_is_no_obstacle(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "out", settings_of()
+    out.mkdir()
+    (out / ".attack.json.k3x").write_text("half")
+    attack_data(smoothed, images, settings, out)
+    (out / "parts").mkdir()
+    (out / "parts" / "000000000.parquet").write_text("of a batch that is in the data set")
+    attack_data(smoothed, images, settings, out)
+    assert not (out / "parts").exists()
+
+
+@pytest.mark.parametrize("method", ["cadv", "pgd", "shadow"])
+def test_steps_are_told_and_can_be_the_last(
+    method: str, smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, int]] = []
+    settings = settings_of(method, images_per_batch=5)
+    attack_data(
+        smoothed, images, settings, tmp_path / "out", on_step=lambda *step: seen.append(step)
+    )
+    assert seen[0] == (1, 3)
+    assert {steps for _, steps in seen} == {3}
+
+    def stop(step: int, steps: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attack_data(smoothed, images, settings, tmp_path / "stopped", on_step=stop)
+    assert not (tmp_path / "stopped").exists()
+
+
 def test_a_folder_is_one_attacks_at_a_time(
     smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:
@@ -172,6 +205,15 @@ def test_spoofed_targets_are_those_of_the_library(
         smoothed, clean, images.labels[2:3], indices=[2], seed=0, **settings.arguments
     )
     assert torch.equal(attacked.images([2]), alone.images)
+    seen: list[tuple[int, int]] = []
+    spoofing_shadow(
+        smoothed,
+        clean,
+        images.labels[2:3],
+        on_step=lambda *step: seen.append(step),
+        **settings.arguments,
+    )
+    assert seen == [(step, 9) for step in range(1, 10)], "three targets of three steps"
 
 
 def test_arguments_are_defaults_then_the_preset_then_those_given() -> None:

@@ -116,6 +116,24 @@ def test_smoother_perturbations_cost_less() -> None:
     assert float(total_variation(smoother)) < 0.5 * float(total_variation(rough))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_largest_weight_that_is_taken_still_smooths(channels: int) -> None:
+    """Just below the limit the penalties smooth the start: the check is not too strict."""
+
+    class Flat(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return (images * 0).flatten(1)[:, :2]
+
+    smoothed = smooth(Flat(), IsotropicNoise(0.25), num_classes=2)
+    images = torch.full((1, *SHAPE), 0.5)
+    settings = {"steps": 200, "draws": 4, "channels": channels, "lr": 0.1}
+    limit = 2.0 / (0.1 * 16.0 * 3 / channels)
+    kept = shadow(smoothed, images, torch.tensor([0]), lambda_tv=0.99 * limit, **settings)
+    assert float(total_variation(kept.images - images)) < 0.01
+    with pytest.raises(ConcertError, match="without end"):
+        shadow(smoothed, images, torch.tensor([0]), lambda_tv=1.01 * limit, **settings)
+
+
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.kind)
 def test_a_batch_is_its_images_and_a_seed_is_a_result(noise: NoiseModel) -> None:
     smoothed = smooth(Patches(), noise)
@@ -161,6 +179,8 @@ def test_targets_tried_are_all_others_or_ten() -> None:
     assert target_classes(10, 3) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert target_classes(1000, 300) == [0, 100, 200, 400, 500, 600, 700, 800, 900]
     assert len(target_classes(1000, 301)) == 10
+    assert len(target_classes(19, 1)) == 10
+    assert max(len(target_classes(count, 1)) for count in range(2, 120)) == 10
 
 
 def test_presets_are_settings_of_the_attack() -> None:
@@ -178,6 +198,8 @@ def test_mistakes_are_named() -> None:
         ({"channels": 2}, "channels must be 1 or the 3"),
         ({"lambda_tv": float("nan")}, "lambda_tv must be at least 0"),
         ({"sigma": -1.0}, "sigma must be a positive number"),
+        ({"sigma": 0.5, "against": "base"}, "leave sigma out"),
+        ({"lambda_tv": 0.45}, "grows without end: lower lr below 0.0926"),
     ):
         with pytest.raises(ConcertError, match=message):
             shadow(smoothed, images, torch.tensor([0]), **settings)

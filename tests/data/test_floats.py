@@ -82,7 +82,7 @@ def test_a_known_name_has_its_shape_and_classes(tmp_path: Path) -> None:
     folder = write(tmp_path, {"image": nested(numbers(2)), "label": [0, 9]})
     with pytest.raises(ConcertError, match="3x2x5 of 10 classes, those of cifar10 3x32x32"):
         load_images("cifar10", "test", folder)
-    with pytest.raises(ConcertError, match="leave the image size out"):
+    with pytest.raises(ConcertError, match="numbers, not pictures, of 2x5 pixels"):
         load_images("mine", "test", folder, size=4)
     right = write(tmp_path / "right", {"image": nested(numbers(2, (3, 32, 32))), "label": [0, 9]})
     assert load_images("cifar10", "test", right).shape == (3, 32, 32)

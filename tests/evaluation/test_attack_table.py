@@ -87,6 +87,7 @@ def test_the_printed_table_has_a_row_a_log_and_a_cell_a_tau(attacked_log: MakeLo
         "sigma",
         "method",
         "attack",
+        "targets",
         "against",
         "tau 0.5",
         "tau 2.25",
@@ -103,10 +104,61 @@ def test_images_attacked_through_another_model_are_named(attacked_log: MakeLog) 
     own, other = (
         attacked_log(name=weights, identity={"weights": weights}) for weights in ("aa", "bb")
     )
-    assert len(attack_notes([own])) == 1
-    (_, note) = attack_notes([own, other])
-    assert "bb/certify" in note or note.startswith("bb")
-    assert "through another model" in note
+    assert not any("another model" in note for note in attack_notes([own]))
+    (note,) = (note for note in attack_notes([own, other]) if "another model" in note)
+    assert note.startswith("bb")
+
+
+def test_the_notes_say_how_the_images_were_attacked(make_log: MakeLog) -> None:
+    outcomes = [(3, 3, 0.4), (2, 5, 0.2)]
+    logs = [
+        make_log(
+            outcomes,
+            name,
+            identity={"weights": "aa", "noise": {"kind": "isotropic", "sigma": sigma}},
+            data="cifar10, pgd",
+            attack={
+                "method": "pgd",
+                "targets": targets,
+                "against": "deployed",
+                "arguments": {"against": "deployed", "epsilon": 0.5, "step_size": None},
+                "l2": [0.1, 0.2],
+                "index": index,
+                "clean_predict": [3, 3],
+                "weights": "aa",
+                "noise": {"kind": "isotropic", "sigma": 0.25},
+            },
+        )
+        for name, sigma, targets, index in (
+            ("a", 0.25, "none", [4, 5]),
+            ("b", 0.25, "3", [4, 5]),
+            ("c", 0.5, "none", [4, 6]),
+        )
+    ]
+    notes = attack_notes(logs)
+    assert "a: 1 of 2 images were right before the attack." in notes
+    assert any(
+        note == "a; c: attacked with method pgd, targets none, against deployed, epsilon 0.5."
+        for note in notes
+    )
+    assert any(note.startswith("b: attacked with method pgd, targets 3") for note in notes)
+    assert "The attacks are not of the same clean images: rows differ by that too." in notes
+    assert "The attacks are not" not in " ".join(attack_notes(logs[:2]))
+    # The same weights with another sigma are another model.
+    assert "c: its images were attacked through another model." in notes
+    assert attack_table.attack_table(logs)["targets"].unique().tolist() == ["none", "3"]
+
+
+def test_thresholds_must_be_numbers_and_keep_their_names(attacked_log: MakeLog) -> None:
+    log = attacked_log()
+    for taus in ([-1.0], [math.nan], [math.inf]):
+        with pytest.raises(ConcertError, match="taus must be finite"):
+            attack_table.attack_table([log], taus)
+    shown = printed(attack_table.attack_table([log], [0.5, 0.5000001, 0.5]))
+    assert [name for name in shown.columns if name.startswith("tau")] == [
+        "tau 0.5",
+        "tau 0.5000001",
+    ]
 
 
 def test_a_report_of_attacked_logs_has_the_table(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from concert.errors import ConcertError
-from concert.evaluation.attack_verdict import clean_indexed, common, main, verdict_table
+from concert.evaluation.attack_verdict import clean_indexed, common, exact_test, main, verdict_table
 from concert.log_reading import LoadedLog
 
 CERTIFIED, WRONG, RADIUS_0 = (3, 3, 0.4), (3, 5, 0.2), (3, 3, 0.0)
@@ -50,7 +50,8 @@ def test_images_are_paired_by_their_number_in_the_clean_data(
     assert table["N"].tolist() == [0, 1, 2]
     assert table["difference"].tolist()[1:] == [0.0, -0.5]
     assert math.isnan(table["difference"][0])
-    # Two images decide nothing.
+    # Two images decide nothing, and have no interval.
+    assert math.isnan(table["low"][2])
     assert set(table["verdict"]) == {"undecided"}
 
 
@@ -73,6 +74,37 @@ def test_a_difference_is_found_where_there_is_one_and_only_there(
     assert (table["high"] - table["low"]).to_numpy() == pytest.approx([width] * 2, rel=0.15)
     assert verdict_table(logs[1], [logs[0]], [2.0])["verdict"].tolist() == ["lower", "lower"]
     assert verdict_table(logs[2], [logs[3]], [2.0])["verdict"].tolist() == ["undecided"] * 2
+
+
+def test_a_verdict_needs_an_exact_test(attacked: Callable[..., LoadedLog]) -> None:
+    """Five images that one method has alone could be chance (p = 1/16), six hardly (1/32)."""
+    others = [CERTIFIED] * 20
+    for alone, p, verdict in ((5, 2 / 32, "undecided"), (6, 2 / 64, "higher")):
+        worse = [WRONG] * alone + others[alone:]
+        logs = [
+            attacked(f"{name}{alone}", outcomes, range(20), [1.0] * 20)
+            for name, outcomes in (("a", others), ("b", worse))
+        ]
+        table = verdict_table(logs[0], [logs[1]], [2.0])
+        assert table["p"].tolist() == pytest.approx([p, p])
+        assert table["verdict"].tolist() == [verdict] * 2
+    assert exact_test(logs[0].frame, logs[0].frame) == 1.0
+
+
+def test_attacks_that_differ_are_not_compared(make_log: Callable[..., LoadedLog]) -> None:
+    def log(name: str, weights: str = "aa", **changes: Any) -> LoadedLog:
+        attack = {"method": "pgd", "against": "base", "targets": "none", "weights": "aa"}
+        attack |= {"arguments": {"epsilon": 0.5}, "l2": [0.1], "index": [0]} | changes
+        identity = {"weights": weights}
+        return make_log([CERTIFIED], name, identity=identity, data="x, pgd", attack=attack)
+
+    first = log("first")
+    assert len(verdict_table(first, [log("same")], [1.0])) == 2
+    for other in (log("aimed", targets="3"), log("far", arguments={"epsilon": 2.0})):
+        with pytest.raises(ConcertError, match="attack both with the same settings"):
+            verdict_table(first, [other])
+    with pytest.raises(ConcertError, match="through another model"):
+        verdict_table(first, [log("transfer", weights="bb")])
 
 
 def test_a_log_that_does_not_name_its_images_is_refused(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +22,10 @@ from concert.votes import Request
 # base: the classifier without noise. smoothed: with the noise that the clean image gets, frozen.
 # deployed: the noise model sees the attacked image, and gradients flow through it.
 Against = Literal["base", "smoothed", "deployed"]
+# Told the number of steps taken and of all, between steps; an exception of it ends the attack.
+OnStep = Callable[[int, int], None]
+# Of a step of the grid: how far a value may be from the next one and count as there.
+ON_GRID: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,11 @@ class Victim:
         check_counts(draws=draws)
         if draws < 1:
             raise ConcertError(f"draws must be at least 1, got {draws}")
+        if sigma is not None and against == "base":
+            raise ConcertError("the base classifier has no noise: leave sigma out")
         images = smoothed.noise.accept(check_images(images.clone(), smoothed.shape))
+        if not len(images):
+            raise ConcertError("there is no image to attack: give at least one")
         self.smoothed, self.against, self.seed = smoothed, against, seed
         self.indices = check_indices(indices, len(images))
         self.sampler = smoothed.sampler(images.shape[1:])
@@ -159,10 +168,19 @@ class Victim:
         )
 
     def realized(self, perturbed: Tensor) -> Tensor:
-        """Images that the classifier takes: in [0, 1], and on the grid if its noise is."""
+        """Images that the classifier takes: in [0, 1], and on the grid if its noise is.
+
+        A grid's values are those next to the perturbed ones on the side of the clean image, so that
+        no perturbation grows.
+        """
         perturbed = perturbed.detach().float().clamp(0.0, 1.0)
         levels = getattr(self.smoothed.noise, "levels", None)
-        return perturbed if levels is None else (perturbed * levels).round() / levels
+        if levels is None:
+            return perturbed
+        steps = (perturbed - self.clean) * levels
+        whole = (steps.abs() + ON_GRID).floor() * steps.sign()
+        on_grid: Tensor = ((self.clean * levels).round() + whole) / levels
+        return on_grid
 
     def _succeeds(self, images: Tensor, draws: int) -> Tensor:
         predicted = self.predictions(images, draws)
@@ -170,7 +188,7 @@ class Victim:
 
     def _classes(self, name: str, classes: Tensor) -> Tensor:
         count = self.smoothed.num_classes
-        given = torch.as_tensor(classes, dtype=torch.int64, device=self.sampler.device)
+        given = torch.as_tensor(classes).clone().to(self.sampler.device, torch.int64)
         if given.shape != (len(self.clean),) or bool(((given < 0) | (given >= count)).any()):
             raise ConcertError(
                 f"{name} must be one class from 0 to {count - 1} for each of the "
@@ -180,7 +198,7 @@ class Victim:
 
 
 def check_at_least(least: float, **values: float) -> None:
-    """Refuse settings that are too small, or not numbers."""
+    """Refuse settings that are too small, infinite, or not numbers."""
     for name, value in values.items():
-        if not value >= least:
-            raise ConcertError(f"{name} must be at least {least:g}, got {value}")
+        if not least <= value < math.inf:
+            raise ConcertError(f"{name} must be at least {least:g} and finite, got {value}")

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
 from concert.colorization import color_entropy, decode_ab, lab_to_rgb, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_LIMIT
 from concert.errors import ConcertError, nearest
@@ -132,6 +132,7 @@ def cadv(
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    on_step: OnStep = lambda step, steps: None,
 ) -> AttackResult:
     """Attack colour images (B, 3, H, W) in [0, 1] with labels (B,), towards `targets` if given.
 
@@ -204,7 +205,9 @@ def cadv(
             break
         optimizer.zero_grad()
         goal = (victim.sign * found_now.gradient * points)[~done].sum()
-        torch.autograd.backward([-goal])
+        # The colorizer may be the user's own, whose weights get no gradient from here.
+        leaves = [tensor for row in rows for tensor in variables[row]]
+        torch.autograd.backward([-goal], inputs=leaves)
         # A finished image has no gradient, which Adam would still move by its momentum.
         for row, finished in zip(rows, done.tolist(), strict=True):
             for tensor in variables[row]:
@@ -215,4 +218,5 @@ def cadv(
         optimizer.step()
         active = active[~done]
         taken[active] += 1
+        on_step(step + 1, steps)
     return victim.result(result, taken, success_draws)

@@ -7,13 +7,14 @@ generator of the noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
 from concert.errors import ConcertError, nearest
 from concert.smoothing import SmoothedClassifier
 
@@ -22,6 +23,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "reference": {"steps": 20, "draws": 128},
     "fast": {"steps": 10, "draws": 32},
 }
+# More than adding a perturbation to a value in [0, 1] in float32 moves it.
+ROUNDING: Final = 2.0**-23
 
 
 @torch.inference_mode(False)
@@ -41,6 +44,7 @@ def pgd(
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    on_step: OnStep = lambda step, steps: None,
 ) -> AttackResult:
     """Attack images (B, C, H, W) in [0, 1] with labels (B,) inside a ball around each.
 
@@ -52,12 +56,16 @@ def pgd(
     new draws for every step; without it all steps share theirs, as published. indices: the images'
     numbers in their data set, which address the noise.
 
-    Returns the best iterate on the draws used. Raises ConcertError for impossible settings.
+    Returns the best iterate on the draws that all steps share; with `fresh`, where gains are of
+    different draws, the last one. The norm of a returned perturbation, computed in float64, is at
+    most epsilon. Raises ConcertError for impossible settings.
     """
     check_at_least(0, epsilon=epsilon)
     check_at_least(1, steps=steps, success_draws=success_draws)
     if norm not in ("l2", "linf"):
         raise ConcertError(nearest("norm", str(norm), ("l2", "linf")))
+    if step_size is not None and not 0 < step_size < torch.inf:
+        raise ConcertError(f"step_size must be above 0 and finite, got {step_size}")
     size = 2.0 * epsilon / steps if step_size is None else step_size
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     clean, lanes, generators = victim.clean, victim.lanes(0), victim.generators()
@@ -67,7 +75,7 @@ def pgd(
     for step in range(steps + 1):
         found = victim.log_probability(points, lanes)
         gain = victim.sign * found.value
-        better = gain > best_gain
+        better = torch.full_like(gain, True, dtype=torch.bool) if fresh else gain > best_gain
         best = torch.where(better[:, None, None, None], points, best)
         best_gain = torch.where(better, gain, best_gain)
         if step == steps:
@@ -78,6 +86,7 @@ def pgd(
         points = clean + _project(points - clean, epsilon, norm)
         if fresh:
             lanes = victim.lanes(step + 1)
+        on_step(step + 1, steps)
     return victim.result(best, torch.full_like(victim.labels, steps), success_draws)
 
 
@@ -93,10 +102,14 @@ def _unit(gradient: Tensor, norm: str) -> Tensor:
 
 
 def _project(delta: Tensor, epsilon: float, norm: str) -> Tensor:
+    """The perturbation (B, C, H, W) in a ball so much smaller that rounding does not leave it."""
     if norm == "linf":
-        return delta.clamp(-epsilon, epsilon)
-    length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
-    return delta * (epsilon / length.clamp(min=1e-12)).clamp(max=1.0)
+        inner = max(0.0, epsilon - ROUNDING)
+        return delta.clamp(-inner, inner)
+    inner = max(0.0, epsilon - ROUNDING * math.sqrt(delta[0].numel()))
+    length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True).double()
+    factor = (inner / length.clamp(min=1e-12)).clamp(max=1.0)
+    return delta * factor.to(delta.dtype)
 
 
 def _nonzero(gradient: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -93,7 +93,8 @@ class AttackRecord:
         """What an earlier process has done."""
         described = self.folder / "attack.json"
         if not described.exists():
-            if any(self.folder.iterdir()):
+            # A process that is killed while it writes leaves a temporary file, named with a dot.
+            if any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise ConcertError(
                     f"{self.folder} is not empty and holds no attack: give another --out"
                 )
@@ -116,6 +117,7 @@ class AttackRecord:
             self.rows |= {int(row["index"]): row for row in table.to_pylist()}
         if self.file.exists():
             self.description["result"] = before.get("result")
+            shutil.rmtree(self.folder / "parts", ignore_errors=True)
 
     @property
     def finished(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from concert.attacks.base import AttackResult, Victim
+from concert.attacks.base import AttackResult, OnStep, Victim
 from concert.attacks.cadv import PRESETS as CADV_PRESETS
 from concert.attacks.cadv import cadv
 from concert.attacks.pgd import PRESETS as PGD_PRESETS
@@ -76,9 +77,12 @@ def method_arguments(method: str, preset: str, given: Mapping[str, Any]) -> dict
     known = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("seed", "indices")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        and name not in ("seed", "indices", "on_step")
     }
-    for name in given:
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConcertError(f"{name} must be a finite number, got {value}")
         if name not in known:
             raise ConcertError(
                 f"attack '{method}' has no setting '{name}': remove it "
@@ -94,8 +98,12 @@ def attack_data(
     out: Path,
     on_batch: Callable[[AttackProgress], None] = lambda progress: None,
     command: str = "",
+    on_step: OnStep = lambda step, steps: None,
 ) -> dict[str, Any]:
     """Attack the chosen images that `out` does not have yet; returns a summary.
+
+    `on_step` is told of the steps of a batch; an exception of it or of `on_batch` ends the attack,
+    without the batch under way.
 
     Raises ConcertError, before anything is written, for images that do not fit the model and for a
     folder with another attack.
@@ -107,6 +115,8 @@ def attack_data(
         )
     arguments = dict(settings.arguments)
     check_targets(settings, smoothed.num_classes)
+    if settings.images_per_batch < 0:
+        raise ConcertError(f"images_per_batch must be 0 or more, got {settings.images_per_batch}")
     indices = subset_indices(len(images), settings.subset)
     weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
     attack = {
@@ -117,9 +127,6 @@ def attack_data(
         "seed": settings.seed,
         "weights": weights,
         "noise": smoothed.noise.settings(),
-    }
-    identity = attack | {
-        "concert": version("concert-smoothing"),
         "data": {
             "name": images.name,
             "split": settings.split,
@@ -127,6 +134,7 @@ def attack_data(
         },
         "subset": settings.subset,
     }
+    identity = attack | {"concert": version("concert-smoothing")}
     info = {"command": command, "data_source": images.source, "torch": torch.__version__}
     file = f"{split_names(images.name, settings.split)[0]}.parquet"
     size = settings.images_per_batch or batch_size(smoothed, images.shape, arguments)
@@ -136,7 +144,7 @@ def attack_data(
             batch = todo[start : start + size]
             began = time.perf_counter()
             clean, labels = images.images(batch), images.labels[batch]
-            result = run_attack(smoothed, clean, labels, settings, arguments, batch)
+            result = run_attack(smoothed, clean, labels, settings, arguments, batch, on_step)
             predicted = clean_predictions(smoothed, clean, labels, settings, arguments, batch)
             seconds = (time.perf_counter() - began) / len(batch)
             record.append(clean, result, labels.tolist(), batch, predicted, seconds)
@@ -156,9 +164,10 @@ def run_attack(
     settings: AttackSettings,
     arguments: Mapping[str, Any],
     indices: list[int],
+    on_step: OnStep,
 ) -> AttackResult:
     """One batch, with the targets that the settings ask for."""
-    addressed = {**arguments, "seed": settings.seed, "indices": indices}
+    addressed = {**arguments, "seed": settings.seed, "indices": indices, "on_step": on_step}
     if settings.targets == "spoof":
         return spoofing_shadow(smoothed, clean, labels, **addressed)
     targets = None

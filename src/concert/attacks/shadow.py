@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from concert import bounds
-from concert.attacks.base import Against, AttackResult, Victim, check_at_least
+from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
 from concert.errors import ConcertError
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
@@ -27,6 +27,8 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "fast": {"steps": 100, "draws": 32},
 }
 SPOOF_ALPHA: Final = 0.001
+# Of the total variation of one channel: twice the largest eigenvalue of the grid's Laplacian.
+LARGEST_CURVATURE: Final = 16.0
 
 
 def total_variation(delta: Tensor) -> Tensor:
@@ -74,6 +76,7 @@ def shadow(
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    on_step: OnStep = lambda step, steps: None,
 ) -> AttackResult:
     """Attack images (B, C, H, W) in [0, 1] with labels (B,), towards `targets` (B,) if given.
 
@@ -86,7 +89,8 @@ def shadow(
     is 0), 3 one each. `sigma`: isotropic noise of the attacker's own in place of the classifier's.
     Without targets the attack is untargeted; `spoofing_targets` chooses as published.
 
-    Raises ConcertError for impossible settings.
+    Raises ConcertError for impossible settings, and for a step that makes the total variation
+    diverge.
     """
     check_at_least(1, steps=steps, success_draws=success_draws)
     check_at_least(0, lr=lr, lambda_tv=lambda_tv, lambda_c=lambda_c, lambda_s=lambda_s)
@@ -96,11 +100,18 @@ def shadow(
         raise ConcertError(
             f"channels must be 1 or the {clean.shape[1]} of the images, got {channels}"
         )
+    shrinks = lr * lambda_tv * LARGEST_CURVATURE * clean.shape[1] / channels
+    if shrinks > 2.0:
+        raise ConcertError(
+            f"with lr {lr:g} and lambda_tv {lambda_tv:g} every step multiplies the roughest part "
+            f"of the perturbation by {1 - shrinks:.3g}, and it grows without end: lower lr below "
+            f"{2.0 * lr / shrinks:.3g}"
+        )
     lanes = victim.lanes(0)
     size = (channels, *clean.shape[2:])
     start = [torch.rand(size, generator=each) - 0.5 for each in victim.generators()]
     delta = torch.stack(start).to(clean.device)
-    for _ in range(steps):
+    for step in range(steps):
         adversarial = victim.log_probability(clean + delta, lanes, averaging="mean_of_log")
         leaf = delta.detach().requires_grad_()
         with torch.enable_grad():
@@ -114,12 +125,13 @@ def shadow(
             objective = (victim.sign * adversarial.gradient * full).sum() - penalty.sum()
             (gradient,) = torch.autograd.grad(objective, leaf)
         delta = delta + lr * gradient.nan_to_num(0.0, 0.0, 0.0)
+        on_step(step + 1, steps)
     return victim.result(clean + delta, torch.full_like(victim.labels, steps), success_draws)
 
 
 def target_classes(num_classes: int, label: int) -> list[int]:
     """The targets tried for an image: all other classes, or at most ten evenly spaced ones."""
-    return [k for k in range(0, num_classes, max(1, num_classes // 10)) if k != label]
+    return [k for k in range(0, num_classes, -(-num_classes // 10)) if k != label]
 
 
 def spoofing_shadow(
@@ -130,18 +142,20 @@ def spoofing_shadow(
     spoof_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
+    on_step: OnStep = lambda step, steps: None,
     **settings: Any,
 ) -> AttackResult:
     """`shadow` towards each of `target_classes`, and for each image the largest spoofed radius.
 
-    The radius is that of a certificate for the target from `spoof_draws` draws that are neither the
-    attack's nor those of a later certification; where no target is certified, the target with the
-    most votes is kept.
+    The radius is that of a certificate for any class but the label, as published, from
+    `spoof_draws` draws that are neither the attack's nor those of a later certification; where no
+    target leads to one, the target with the most votes is kept.
     """
     check_at_least(1, spoof_draws=spoof_draws)
     results: list[AttackResult] = []
     for row, label in enumerate(labels.tolist()):
         index = row if indices is None else indices[row]
+        goals = target_classes(smoothed.num_classes, label)
         tried = [
             shadow(
                 smoothed,
@@ -150,12 +164,13 @@ def spoofing_shadow(
                 torch.tensor([target]),
                 seed=seed,
                 indices=[index],
+                on_step=_counted(on_step, row * len(goals) + place, len(images) * len(goals)),
                 **settings,
             )
-            for target in target_classes(smoothed.num_classes, label)
+            for place, target in enumerate(goals)
         ]
         results.append(
-            max(tried, key=lambda each: _spoofed(smoothed, each, spoof_draws, seed, index))
+            max(tried, key=lambda each: _spoofed(smoothed, each, label, spoof_draws, seed, index))
         )
     names = AttackResult.__dataclass_fields__
     return AttackResult(
@@ -164,14 +179,24 @@ def spoofing_shadow(
 
 
 def _spoofed(
-    smoothed: SmoothedClassifier, result: AttackResult, draws: int, seed: int, index: int
+    smoothed: SmoothedClassifier,
+    result: AttackResult,
+    label: int,
+    draws: int,
+    seed: int,
+    index: int,
 ) -> tuple[float, int]:
     """The spoofed radius of an attacked image, and the votes of its target."""
     image = result.images[0]
     stream = Stream(seed, Domain.AUDIT, index)
     (votes,) = smoothed.sampler(image.shape).sample(image, [Request(stream, draws, mean_map=True)])
-    count = int(votes.counts[int(result.targets[0])])
-    p_lower = bounds.clopper_pearson_lower(count, draws, SPOOF_ALPHA)
-    if p_lower <= 0.5 or votes.sigma_map is None:
+    count, top = int(votes.counts[int(result.targets[0])]), int(votes.counts.argmax())
+    p_lower = bounds.clopper_pearson_lower(int(votes.counts[top]), draws, SPOOF_ALPHA)
+    if top == label or p_lower <= 0.5 or votes.sigma_map is None:
         return 0.0, count
     return smoothed.noise.region(p_lower, votes.sigma_map, image.numel()).radius, count
+
+
+def _counted(on_step: OnStep, done: int, total: int) -> OnStep:
+    """`on_step` for one of `total` runs of equally many steps, after `done` of them."""
+    return lambda step, steps: on_step(done * steps + step, total * steps)

@@ -102,7 +102,7 @@ def run(options: Any, argv: list[str]) -> int:
     images = load_images(data.name, options.split, data.path, data.size)
     command = f"concert {shlex.join(argv)}"
     with StopSignal() as stop, AttackDisplay(console, stop) as display:
-        summary = attack_data(smoothed, images, settings, out, display, command)
+        summary = attack_data(smoothed, images, settings, out, display, command, display.step)
     console.print(
         f"{summary['images']} images, {summary['clean_correct']} right before the attack; it "
         f"succeeded on {summary['succeeded']} ({summary['succeeded_8bit']} after rounding to 8 "
@@ -128,6 +128,11 @@ class AttackDisplay(LiveRow):
         super().__init__(console, stop)
         self.images = self.succeeded = 0
         self.norms = self.seconds = 0.0
+        self.row: list[tuple[str, str]] = []
+
+    def step(self, step: int, steps: int) -> None:
+        """Show how far the batch under way is, and let a stop take hold."""
+        self.show([*self.row, ("step", f"{step}/{steps}")], finished=False)
 
     def __call__(self, progress: AttackProgress) -> None:
         self.images += len(progress.result.success)
@@ -135,11 +140,11 @@ class AttackDisplay(LiveRow):
         self.norms += float(progress.result.l2.sum())
         self.seconds += progress.seconds
         left = int((progress.total - progress.done) * self.seconds / self.images)
-        row = [
+        self.row = [
             ("done", f"{progress.done}/{progress.total}"),
             ("succeeded", f"{self.succeeded}"),
             ("mean l2", f"{self.norms / self.images:.2f}"),
             ("seconds per image", f"{self.seconds / self.images:.2f}"),
             ("time left", f"{left // 60}:{left % 60:02d}"),
         ]
-        self.show(row, progress.done == progress.total)
+        self.show(self.row, progress.done == progress.total)

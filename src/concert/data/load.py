@@ -86,8 +86,11 @@ def _numeric_images(
 ) -> ImageSet:
     """Images stored as numbers: read as they are, and not cached."""
     known = KNOWN.get(name)
-    if size is not None:
-        raise ConcertError(f"{where} holds numbers, not pictures: leave the image size out")
+    if size is not None and tuple(rows.images.shape[2:]) != (size, size):
+        raise ConcertError(
+            f"{where} holds numbers, not pictures, of {_times(rows.images.shape[2:])} pixels: they "
+            f"are not resized to {size}x{size}, give images of that size"
+        )
     shape, advice = rows.images.shape[1:], "give other images another name (--data.name)"
     if known and (len(rows.class_names) != known.num_classes or tuple(shape) != known.shape):
         raise ConcertError(

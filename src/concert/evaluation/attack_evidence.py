@@ -30,7 +30,7 @@ from concert.colorization import build_colorizer, entropy_map
 from concert.data.floats import CLEAN, numbers_of
 from concert.errors import ConcertError
 from concert.evaluation.correlation import spearman_rows
-from concert.evaluation.metrics import Floats, Interval, bootstrap
+from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
 from concert.files import write_atomically
 from concert.tool import run_tool
 
@@ -39,7 +39,8 @@ from concert.tool import run_tool
 class Evidence:
     """Spearman correlations of perturbation magnitudes with entropy maps over a set of images.
 
-    mean: over images, with its 95 % bootstrap interval low, high. control: the same against another
+    mean: over images, with its 95 % bootstrap interval low, high, which fewer than 10 images do not
+    have (None). control: the same against another
     image's entropy map. difference: mean of the two's difference, paired by image. positive: share
     of images with a positive correlation. images: used; constant: left out, because a map or the
     perturbation is constant.
@@ -48,15 +49,15 @@ class Evidence:
     images: int
     constant: int
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     positive: float
     control: float
-    control_low: float
-    control_high: float
+    control_low: float | None
+    control_high: float | None
     difference: float
-    difference_low: float
-    difference_high: float
+    difference_low: float | None
+    difference_high: float | None
 
 
 def magnitude(clean: Tensor, attacked: Tensor) -> Tensor:
@@ -93,24 +94,23 @@ def attack_evidence(
         )
     changes, maps = rows[0][used], rows[1][used]
     control = spearman_rows(changes, maps[derangement(len(maps), seed)])
-    own, other = bootstrap(each[used], seed), bootstrap(control, seed)
-    difference = bootstrap(each[used] - control, seed)
     return Evidence(
         images=int(used.sum()),
         constant=int((~used).sum()),
-        **_named("", own),
+        **_named("", each[used], seed),
         positive=float((each[used] > 0).mean()),
-        **_named("control", other),
-        **_named("difference", difference),
+        **_named("control", control, seed),
+        **_named("difference", each[used] - control, seed),
     ), each
 
 
-def _named(name: str, interval: Interval) -> dict[str, Any]:
-    prefix = f"{name}_" if name else ""
+def _named(name: str, values: Floats, seed: int) -> dict[str, Any]:
+    interval, prefix = bootstrap(values, seed), f"{name}_" if name else ""
+    enough = len(values) >= FEWEST_IMAGES
     return {
         name or "mean": float(interval.value),
-        f"{prefix}low": float(interval.low),
-        f"{prefix}high": float(interval.high),
+        f"{prefix}low": float(interval.low) if enough else None,
+        f"{prefix}high": float(interval.high) if enough else None,
     }
 
 
@@ -163,14 +163,17 @@ def main(
 ) -> str:
     """The evidence of an attack as JSON; with `out` also DIR/evidence.json and DIR/evidence.png."""
     clean, attacked = read_pairs(attack)
+    try:
+        described = json.loads((attack / "attack.json").read_text())["identity"]
+    except (OSError, ValueError, KeyError):
+        raise ConcertError(f"{attack} has no attack.json that can be read: restore it") from None
     network = build_colorizer(colorizer)
     evidence, each = attack_evidence(clean, attacked, network, seed)
-    described = json.loads((attack / "attack.json").read_text())["identity"]
     told = {name: described[name] for name in ("method", "against", "targets", "data", "subset")}
     text = json.dumps(told | {"colorizer": colorizer} | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")
-        count = min(shown, len(clean))
+        count = max(1, min(shown, len(clean)))
         figure = evidence_figure(clean[:count], attacked[:count], network, each[:count].tolist())
         write_atomically(out / "evidence.png", figure)
     return text

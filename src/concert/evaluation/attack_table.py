@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from concert import bounds
 from concert.errors import ConcertError
@@ -51,17 +52,28 @@ def perturbation_norms(log: LoadedLog) -> Floats:
     return chosen
 
 
+def clean_numbers(log: LoadedLog) -> NDArray[np.int64]:
+    """The number in the clean data set of each image in the log's frame, (N,)."""
+    index = _attack(log).get("index")
+    if index is None:
+        raise ConcertError(f"{log.path} does not say which clean images it is of: certify it again")
+    numbers: NDArray[np.int64] = np.asarray(index, dtype=np.int64)[
+        log.frame["idx"].to_numpy(np.int64)
+    ]
+    return numbers
+
+
 def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None) -> pd.DataFrame:
     """A row per log and tau: share of images, perturbed by at most tau, that are certified.
 
-    Certified means correct with a radius above 0. Columns: sigma, method, attack, against, tau,
-    N (images perturbed by at most tau), certified, accuracy, low and high (exact 95 % interval of a
-    proportion), guarantee, certificate. The last row of a log is that of all images, tau infinite.
-    Where N is 0 the accuracy is NaN. Raises ConcertError for logs of clean images, or of several
-    data sets or attacks.
+    Certified means correct with a radius above 0. Columns: sigma, method, attack, targets (of the
+    attack; "none" is untargeted), against, tau, N (images perturbed by at most tau), certified,
+    accuracy, low and high (exact 95 % interval of a proportion), guarantee, certificate. The last
+    row of a log is that of all images, tau infinite. Where N is 0 the accuracy is NaN. Raises
+    ConcertError for logs of clean images, or of several data sets or attacks.
     """
     require_one_dataset(logs)
-    grid = [*(tau_grid(logs) if taus is None else taus), math.inf]
+    grid = checked_taus(tau_grid(logs) if taus is None else taus)
     rows = []
     for log, label in zip(logs, row_labels(logs), strict=True):
         attack, norms = _attack(log), perturbation_norms(log)
@@ -75,6 +87,7 @@ def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None)
                     "sigma": label.sigma,
                     "method": label.method,
                     "attack": attack["method"],
+                    "targets": str(attack.get("targets", "")),
                     "against": attack["against"],
                     "tau": tau,
                     "N": n,
@@ -87,6 +100,13 @@ def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None)
                 }
             )
     return pd.DataFrame(rows)
+
+
+def checked_taus(taus: Sequence[float]) -> list[float]:
+    """The thresholds of a table, each once, and infinity; ConcertError where one is no number."""
+    if not all(math.isfinite(tau) and tau >= 0 for tau in taus):
+        raise ConcertError(f"taus must be finite and not negative, got {list(taus)}")
+    return [*dict.fromkeys(map(float, taus)), math.inf]
 
 
 def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -105,32 +125,67 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
     A cell has the accuracy, rounded down, its interval, and the number of images.
     """
-    keys = ["sigma", "method", "attack", "against", "guarantee", "certificate"]
+    keys = ["sigma", "method", "attack", "targets", "against", "guarantee", "certificate"]
     rows = []
     for values, part in table.groupby(keys, sort=False):
-        cells = {
-            "all" if math.isinf(row["tau"]) else f"tau {row['tau']:g}": _cell(row)
-            for row in part.to_dict("records")
-        }
+        cells = {tau_name(row["tau"]): _cell(row) for row in part.to_dict("records")}
         named = dict(zip(keys, values, strict=True))
         last = {name: named.pop(name) for name in ("guarantee", "certificate")}
         rows.append({**named, **cells, **last})
     return pd.DataFrame(rows)
 
 
+def tau_name(tau: float) -> str:
+    """The column of a threshold: "tau 2.5", or "all" for infinity."""
+    return "all" if math.isinf(tau) else f"tau {repr(tau).removesuffix('.0')}"
+
+
 def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
-    """How to read the table, and what its images were attacked through."""
+    """How to read the table, how its images were attacked, and through which model."""
     notes = [
         "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
         "the clean image's region."
     ]
+    attacks: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
-        weights = log.run["identity"].get("weights")
-        if weights and _attack(log).get("weights") != weights:
-            notes.append(f"{label.method}: its images were attacked through another model.")
-    return notes
+        name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        attacks.setdefault(strength(log), []).append(name)
+        if "clean_predict" in _attack(log) and "index" in _attack(log):
+            right, count = right_before(log)
+            notes.append(f"{name}: {right} of {count} images were right before the attack.")
+        if not attacked_through_itself(log):
+            notes.append(f"{name}: its images were attacked through another model.")
+    if len({frozenset(clean_numbers(log)) for log in logs if "index" in _attack(log)}) > 1:
+        notes.append("The attacks are not of the same clean images: rows differ by that too.")
+    return notes + [f"{'; '.join(names)}: attacked with {text}." for text, names in attacks.items()]
+
+
+def strength(log: LoadedLog) -> str:
+    """The settings of a log's attack in one line: what two attacks must share to be compared."""
+    attack = _attack(log)
+    told = {name: attack[name] for name in ("method", "targets", "against") if name in attack}
+    told |= {k: v for k, v in attack.get("arguments", {}).items() if k != "against"}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+
+
+def attacked_through_itself(log: LoadedLog) -> bool:
+    """Whether the model that a log certifies is the one attacked, as far as both are known."""
+    attack, identity = _attack(log), log.run["identity"]
+    return all(
+        name not in attack or name not in identity or attack[name] == identity[name]
+        for name in ("weights", "noise")
+    )
+
+
+def right_before(log: LoadedLog) -> tuple[int, int]:
+    """How many of the log's images the attacked classifier got right before, and how many it has.
+
+    Judged by the classifier that was attacked: without noise if that was "base".
+    """
+    predicted = np.asarray(_attack(log)["clean_predict"])[log.frame["idx"].to_numpy(np.int64)]
+    return int((predicted == log.frame["label"].to_numpy()).sum()), len(log.frame)
 
 
 def _cell(row: Mapping[Any, Any]) -> str:

@@ -15,18 +15,28 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from concert.errors import ConcertError
 from concert.evaluation import rendering
-from concert.evaluation.attack_table import perturbation_norms, tau_grid
+from concert.evaluation.attack_table import (
+    attacked_through_itself,
+    checked_taus,
+    clean_numbers,
+    perturbation_norms,
+    strength,
+    tau_grid,
+    tau_name,
+)
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
+    LEVEL,
     Floats,
     certified_radii,
     nonzero_certified_accuracy,
     paired_difference,
 )
-from concert.evaluation.tables import JOINT, row_labels
+from concert.evaluation.tables import JOINT, require_one_dataset, row_labels
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog, read_log
 from concert.tool import run_tool
@@ -34,9 +44,9 @@ from concert.tool import run_tool
 NOTES = [
     "difference: certified accuracy (correct with a radius above 0) of the first method minus that "
     "of the other, on the clean images that both attacks perturbed by at most tau (l2), each "
-    "through its own model; low, high: 95 % bootstrap interval over pairs. A verdict is given "
-    f"where the interval leaves out 0, for at least {FEWEST_IMAGES} images; each row by itself, "
-    "not corrected for their number.",
+    "through its own model; low, high: 95 % bootstrap interval over pairs. p: two-sided, of "
+    "McNemar's exact test; a verdict is given where it is below 0.05, each row by itself, not "
+    "corrected for their number.",
 ]
 
 
@@ -45,12 +55,15 @@ def verdict_table(
 ) -> pd.DataFrame:
     """A row per other log and tau; the last tau is infinite, which is all images of both logs.
 
-    Columns: first, other, tau, N, accuracy first, accuracy other, difference, low, high, verdict
+    Columns: first, other, tau, N, accuracy first, accuracy other, difference, low, high, p, verdict
     ("higher", "lower" or "undecided"), guarantee (of the two). Raises ConcertError for logs that
-    are not of attacked images, or of several attacks or data sets.
+    are not of attacked images, of several data sets, of attacks with different settings, or of
+    attacks through another model than the one certified.
     """
     logs = [first, *others]
-    grid = [*(tau_grid(logs) if taus is None else taus), math.inf]
+    require_one_dataset(logs)
+    check_comparable(logs)
+    grid = checked_taus(tau_grid(logs) if taus is None else taus)
     labels = row_labels(logs)
     names = [f"{label.method} {label.sigma}".strip() for label in labels]
     frames = [clean_indexed(log) for log in logs]
@@ -69,10 +82,11 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         cells: dict[str, object] = {name: row[name] for name in ("first", "other", "N")}
-        cells["tau"] = "all" if math.isinf(row["tau"]) else f"{row['tau']:g}"
+        cells["tau"] = tau_name(row["tau"]).removeprefix("tau ")
         for name in ("accuracy first", "accuracy other", "difference", "low"):
             cells[name] = "" if math.isnan(row[name]) else rendering.rounded_down(row[name])
-        cells["high"] = "" if math.isnan(row["high"]) else rendering.rounded_up(row["high"])
+        for name in ("high", "p"):
+            cells[name] = "" if math.isnan(row[name]) else rendering.rounded_up(row[name])
         rows.append(cells | {name: row[name] for name in ("verdict", "guarantee")})
     order = [name for name in table.columns if name in rows[0]]
     return pd.DataFrame(rows, columns=order)
@@ -80,12 +94,21 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
 def clean_indexed(log: LoadedLog) -> pd.DataFrame:
     """The log's frame, its images numbered as in the clean data set, with their norms "l2"."""
-    norms = perturbation_norms(log)
-    index = log.run["info"]["attack"].get("index")
-    if index is None:
-        raise ConcertError(f"{log.path} does not say which clean images it is of: certify it again")
-    clean = np.asarray(index, dtype=np.int64)[log.frame["idx"].to_numpy(np.int64)]
-    return log.frame.assign(idx=clean, l2=norms)
+    return log.frame.assign(idx=clean_numbers(log), l2=perturbation_norms(log))
+
+
+def check_comparable(logs: Sequence[LoadedLog]) -> None:
+    """Refuse logs of attacks with other settings, or through another model than the certified."""
+    for log in logs:
+        if not attacked_through_itself(log):
+            raise ConcertError(
+                f"{log.path} is of images that were attacked through another model: attack its own"
+            )
+        if strength(log) != strength(logs[0]):
+            raise ConcertError(
+                f"the attacks of {logs[0].path} ({strength(logs[0])}) and {log.path} "
+                f"({strength(log)}) differ: attack both with the same settings"
+            )
 
 
 def common(
@@ -98,22 +121,31 @@ def common(
 
 
 def _difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
-    names = ("accuracy first", "accuracy other", "difference", "low", "high")
+    names = ("accuracy first", "accuracy other", "difference", "low", "high", "p")
     if not len(first):
         return {"N": 0} | dict.fromkeys(names, math.nan) | {"verdict": "undecided"}
     interval = paired_difference(first, second, values=_certified)
-    low, high = float(interval.low), float(interval.high)
-    if len(first) < FEWEST_IMAGES:
-        low, high = math.nan, math.nan
+    enough = len(first) >= FEWEST_IMAGES
+    p = exact_test(first, second)
     values = (
         nonzero_certified_accuracy(first),
         nonzero_certified_accuracy(second),
         float(interval.value),
-        low,
-        high,
+        float(interval.low) if enough else math.nan,
+        float(interval.high) if enough else math.nan,
+        p,
     )
-    verdict = "higher" if low > 0 else "lower" if high < 0 else "undecided"
+    verdict = "undecided"
+    if p < 1.0 - LEVEL:
+        verdict = "higher" if interval.value > 0 else "lower"
     return {"N": len(first)} | dict(zip(names, values, strict=True)) | {"verdict": verdict}
+
+
+def exact_test(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """Two-sided p of McNemar's exact test, from the images that one is certified for alone."""
+    ours, theirs = (_certified(frame.sort_values("idx")) for frame in (first, second))
+    alone, discordant = int((ours > theirs).sum()), int((ours != theirs).sum())
+    return float(binomtest(alone, discordant).pvalue) if discordant else 1.0
 
 
 def _certified(frame: pd.DataFrame) -> Floats:

@@ -80,7 +80,17 @@ def describe_data(images: ImageSet) -> dict[str, Any]:
     """How tables name the data; for attacked images also what the attack did to each of them."""
     if images.attack is None:
         return {"data": images.name}
-    told = ("method", "targets", "against", "arguments", "seed", "weights")
+    told = (
+        "method",
+        "targets",
+        "against",
+        "arguments",
+        "seed",
+        "weights",
+        "noise",
+        "data",
+        "subset",
+    )
     lists = ("index", "clean_predict", "success", "l2", "linf")
     attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}
     # Another name than the clean images have, so that no table mixes the two.

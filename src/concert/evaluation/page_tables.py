@@ -13,7 +13,15 @@ from concert.evaluation import attack_table, rendering, tables
 from concert.evaluation.region_table import region_notes, region_table
 from concert.log_reading import LoadedLog
 
-TEXT_COLUMNS: Final = ("sigma", "method", "attack", "against", "guarantee", "certificate")
+TEXT_COLUMNS: Final = (
+    "sigma",
+    "method",
+    "attack",
+    "targets",
+    "against",
+    "guarantee",
+    "certificate",
+)
 # What stands in every part of a table that is too wide for paper.
 _KEYS: Final = ("sigma", "method", "guarantee")
 # In points: A4 between its margins, a digit, a narrow character and a cell's padding as printed.

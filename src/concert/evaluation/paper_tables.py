@@ -88,10 +88,11 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
 def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     """Each row of Table 2, 3, 4 or 5, and below it the logs of the same method and noise.
 
-    Columns: sigma, method, source, against, a column per tau of the paper's and "all", guarantee,
-    certificate; all text. Our cells are those of `attack_table.printed`. The paper has 100 images a
-    column, and does not say whether those of a larger tau hold those of a smaller. Logs of other
-    methods or noise come last. None for data and attacks that the paper does not have.
+    Columns: sigma, method, source, targets, against, a column per tau of the paper's and "all",
+    guarantee, certificate; all text. Our cells are those of `attack_table.printed`. The paper has
+    100 images a column, and does not say whether those of a larger tau hold those of a smaller.
+    Logs of other methods or noise come last, and so do targeted attacks, which the paper does not
+    have. None for data and attacks that the paper does not have.
     """
     number = TABLE_OF_ATTACK.get(require_one_dataset(logs))
     if number is None:
@@ -103,13 +104,16 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     left = list(zip(here, row_labels(logs), strict=True))
     rows: list[dict[str, object]] = []
     for _, printed in table.iterrows():
-        fits = [matches(label, printed["sigma"], printed["method"]) for _, label in left]
+        fits = [
+            matches(label, printed["sigma"], printed["method"]) and row["targets"] in ("none", "")
+            for row, label in left
+        ]
         ours = [row for (row, _), fit in zip(left, fits, strict=True) if fit]
         left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
         guarantee = "frozen-noise" if printed["method"] == "Concert" else "deployed"
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
-            | {"against": "smoothed"}
+            | {"targets": "none", "against": "smoothed"}
             | {f"tau {tau}": f"{printed[tau]:.2f} (100)" for tau in taus}
             | {"all": "", "guarantee": guarantee, "certificate": ""}
         )

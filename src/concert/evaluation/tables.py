@@ -216,7 +216,8 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         if text:
             settings.setdefault(text, []).append(name)
-    if not notes and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
+    attacked = any(isinstance(log.run["info"].get("attack"), dict) for log in logs)
+    if not notes and not attacked and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
         notes.append("The logs do not have the same images: their rows differ by that too.")
     if any(map(stopped_on_grid, logs)):
         notes.append(GRID_NOTE)
