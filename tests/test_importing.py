@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +214,20 @@ def damaged(name: str) -> Any:
     return tensors
 
 
+def with_tensor(name: Any, tensor: torch.Tensor, make: Callable[[], nn.Module] = LeNet) -> Any:
+    """A state dict in which one tensor is another."""
+    return {**network(make).state_dict(), name: tensor}
+
+
+def resnet(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    tensors = network(lambda: CifarResNet(20)).state_dict()
+    return {**tensors, name: change(tensors[name])}
+
+
+def quantized() -> torch.Tensor:
+    return torch.quantize_per_tensor(torch.zeros(20), 1.0, 0, torch.qint8)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "code": (lambda: {"net": Runs()}, {}, "wants to run code"),
     "module": (lambda: LeNet(), {}, "wants to run code"),
@@ -229,11 +247,89 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "no usual normalisation": (lambda: damaged(""), {"normalization": "center"}, "mnist has no"),
     "both": (lambda: damaged(""), {"normalization": "none", "mean": [0.5]}, "but not both"),
     "means": (lambda: damaged(""), {"mean": [0.5, 0.5]}, "2 normalisation means"),
-    "data": (lambda: damaged(""), {"data": "cifar10"}, "cifar10 has 3 and 10"),
+    "which, of unknown data": (
+        lambda: published(CifarResNet(20), "1."),
+        {"data": "svhn"},
+        r"--mean and --std \(svhn has no usual ones\) or --normalization none",
+    ),
+    "data": (lambda: damaged(""), {"data": "cifar10"}, r"cifar10 has \(3, 32, 32\) in 10"),
     "classes": (lambda: damaged(""), {"num_classes": 7}, "has 10 classes, not 7"),
     "sigma": (lambda: damaged(""), {"sigma": 0.0}, "sigma must be a positive number"),
     "own": (lambda: damaged(""), {"classifier": "a.B"}, "--channels and --input_size and"),
-    "size": (lambda: damaged(""), {"input_size": 40}, "'fc1.weight' has shape"),
+    "size": (lambda: damaged(""), {"input_size": 40, "data": "x"}, "'fc1.weight' has shape"),
+    "size of the data": (
+        lambda: CifarResNet(20).state_dict(),
+        {"input_size": 64},
+        r"shape \(3, 64, 64\) in 10 classes, cifar10 has \(3, 32, 32\)",
+    ),
+    "channels": (
+        lambda: CifarResNet(20).state_dict(),
+        {"channels": 1},
+        "takes 3 channels, not 1: leave out --channels",
+    ),
+    "arguments": (
+        lambda: CifarResNet(20).state_dict(),
+        {"init_args": {"depth": 110}},
+        "init_args belongs to",
+    ),
+    "no means": (lambda: damaged(""), {"mean": []}, "0 normalisation means for images of 1"),
+    "no stds": (lambda: damaged(""), {"std": []}, "1 means but 0 stds"),
+    "arch": (
+        lambda: published(CifarResNet(20), "", arch="cifar_resnet110"),
+        {},
+        "is of cifar_resnet110, but its tensors are of resnet20",
+    ),
+    "number": (lambda: with_tensor("fc2.weight", torch.tensor(1.0)), {}, "of none of lenet"),
+    "number, resnet": (lambda: resnet("fc.weight", lambda t: t[0, 0]), {}, "of none of lenet"),
+    "no features": (lambda: with_tensor("conv2.weight", torch.zeros(0, 2)), {}, "of none of"),
+    "no dimensions": (lambda: with_tensor("conv1.weight", torch.zeros(2)), {}, "of none of"),
+    "no classes": (lambda: with_tensor("fc2.weight", torch.zeros(0, 500)), {}, "needs two classes"),
+    "keys": (lambda: with_tensor(3, torch.zeros(2)), {}, "the name 3: names must be text"),
+    "lines": (lambda: with_tensor("a\nb", torch.zeros(2)), {}, "names must be text"),
+    "sparse": (
+        lambda: with_tensor("conv1.bias", torch.ones(20).to_sparse()),
+        {},
+        "'conv1.bias' that is sparse",
+    ),
+    "quantised": (lambda: with_tensor("conv1.bias", quantized()), {}, "of type torch.qint8"),
+    "complex": (
+        lambda: with_tensor("conv1.bias", torch.zeros(20, dtype=torch.complex64)),
+        {},
+        "of type torch.complex64",
+    ),
+    "meta": (
+        lambda: with_tensor("conv1.bias", torch.zeros(20, device="meta")),
+        {},
+        "without values",
+    ),
+    "strides": (
+        lambda: with_tensor("conv1.bias", torch.zeros(1).expand(20)),
+        {},
+        "'conv1.bias' that is larger than what is stored of it",
+    ),
+    "depth": (
+        lambda: {
+            **network(lambda: CifarResNet(20)).state_dict(),
+            **{f"layer1.{block}.x": torch.zeros(1) for block in range(300)},
+        },
+        {},
+        "of none of lenet",
+    ),
+    "variance": (
+        lambda: resnet("layer2.0.bn1.running_var", lambda t: -t),
+        {},
+        "'layer2.0.bn1.running_var' has negative variances",
+    ),
+    "too large for float32": (
+        lambda: resnet("fc.bias", lambda t: torch.full_like(t, 1e300, dtype=torch.float64)),
+        {},
+        "'fc.bias' has values that are not finite",
+    ),
+    "outputs": (
+        lambda: resnet("fc.weight", lambda t: torch.full_like(t, 3e38)),
+        {},
+        "outputs are not finite",
+    ),
 }
 
 
@@ -249,6 +345,62 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "\n" not in str(error.value)
     assert "code ran" not in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+BOMBS = {
+    "expanded": "'fc.weight' that is larger than what is stored of it",
+    "empty": "'fc.weight' has shape (1000000000000, 0)",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_file_that_claims_to_be_large_takes_no_memory(bomb: str, tmp_path: Path) -> None:
+    tensors = network(lambda: CifarResNet(20)).state_dict()
+    if bomb == "expanded":
+        tensors["fc.weight"] = torch.zeros(1).expand(10**8, 64)
+        tensors["fc.bias"] = torch.zeros(1).expand(10**8)
+    else:
+        tensors["fc.weight"] = torch.zeros(10**12, 0)
+    torch.save(tensors, tmp_path / "bomb.pt")
+    assert (tmp_path / "bomb.pt").stat().st_size < 2_000_000
+    limited = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))\n"
+        "from concert.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    flags = ["--sigma", "0.5", "--data.name", "own", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-c", limited, "import", str(tmp_path / "bomb.pt"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-300:]
+    assert BOMBS[bomb] in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_archive_that_is_larger_when_unpacked_is_refused(tmp_path: Path) -> None:
+    stored = io.BytesIO()
+    torch.save({"net": {"a": torch.zeros(10**6)}}, stored)
+    with (
+        zipfile.ZipFile(stored) as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry.filename))
+    assert torch.load(tmp_path / "bomb.pt")["net"]["a"].numel() == 10**6
+    with pytest.raises(ConcertError, match="would take 4,"):
+        read_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_what_a_setting_says_is_taken_where_it_is_true(tmp_path: Path) -> None:
+    torch.save(published(network(lambda: CifarResNet(20)), "", arch="resnet20"), tmp_path / "a.pt")
+    given = ImportSettings(0.5, data="svhn", input_size=64, channels=3, num_classes=10)
+    made = import_checkpoint(tmp_path / "a.pt", tmp_path / "a", given)
+    assert (made.shape, made.data, made.classifier["mean"]) == ((3, 64, 64), "svhn", None)
+    assert made.class_names == tuple("0123456789")
+    torch.save(published(network(lambda: CifarResNet(20)), "1."), tmp_path / "b.pt")
+    given = ImportSettings(0.5, data="svhn", std=[0.2, 0.2, 0.2])
+    made = import_checkpoint(tmp_path / "b.pt", tmp_path / "b", given)
+    assert (made.classifier["mean"], made.classifier["std"]) == ([0.0] * 3, [0.2] * 3)
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:

@@ -115,8 +115,11 @@ def test_a_generator_is_taken_over_where_it_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classifier": ClassifierSettings("resnet20")}, "has classifier.init_args = "),
-        ({"classifier": ClassifierSettings("lenet", mean=[0.5], std=[0.5])}, "classifier.mean = N"),
+        ({"classifier": ClassifierSettings("resnet20")}, "has classifier.name = lenet"),
+        (
+            {"classifier": ClassifierSettings("lenet", mean=[0.5], std=[0.5])},
+            r"has classifier.mean = \[0.0\], this recipe has \[0.5\]",
+        ),
         ({"init": Path("nowhere")}, "no such folder: nowhere"),
         ({"init": None, "classifier": DENOISED.classifier}, "give its run by --init"),
         ({"objective": ObjectiveSettings("denoise")}, "trains a denoiser"),
@@ -167,6 +170,7 @@ def test_certify_says_once_what_to_do_about_a_classifier_without_noise(
     assert main(["certify", str(tmp_path / "before"), *flags]) == 0
     said = capsys.readouterr().out
     assert said.count("does not seem to be trained with this noise") == 1
+    assert "of the first 16 images " in said
     assert f"--init {tmp_path / 'before'}" in said
     assert main(["certify", str(plain), *flags]) == 0
     assert "does not seem" not in capsys.readouterr().out

@@ -181,6 +181,24 @@ def test_published_rivals_have_their_papers_numbers(
     assert (t.momentum, t.lr_decay, recipe.data.subset) == (0.9, 0.1, "all")
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "/smoothadv-" in name])
+def test_smoothadv_subtracts_the_mean_only_where_it_is_as_published(name: str) -> None:
+    classifier, (data, _, _, scaled) = load_recipe(name).classifier, parts(name)
+    shape, num_classes = SHAPES[data]
+    described = describe(load_recipe(name), shape, num_classes, ()).classifier
+    usual = MEAN_STD[data]
+    header = " ".join(find_recipe(name).read_text().splitlines()[:2])
+    if usual is None:
+        assert (described["mean"], described["std"]) == (None, None)
+    elif scaled:
+        assert (classifier.mean, classifier.std) == (None, None)
+        assert (described["mean"], described["std"]) == (list(usual[0]), list(usual[1]))
+        assert "mean and std" in header
+    else:
+        assert (described["mean"], described["std"]) == (list(usual[0]), [1.0, 1.0, 1.0])
+        assert "centred images" in header
+
+
 def test_scaled_recipes_of_a_data_set_have_the_same_images_and_classifier() -> None:
     for data in ("mnist", "cifar10"):
         scaled = [load_recipe(name) for name in NAMES if name.startswith(data) and "-cpu" in name]
@@ -212,7 +230,10 @@ def take_a_step(name: str, batch: int, m: int) -> tuple[float, list[float], Nois
     mean_std = MEAN_STD[recipe.data.name]
     if name.startswith("cifar10/macer") and "-cpu" not in name:
         mean_std = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # it is published without normalisation
-    assert description.classifier["mean"] == (None if mean_std is None else list(mean_std[0]))
+    if mean_std is not None and "/smoothadv" in name and "-cpu" not in name:
+        mean_std = (mean_std[0], (1.0, 1.0, 1.0))  # its first layer subtracts the mean only
+    expected = (None, None) if mean_std is None else (list(mean_std[0]), list(mean_std[1]))
+    assert (description.classifier["mean"], description.classifier["std"]) == expected
     draws = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)

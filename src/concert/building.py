@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from concert.classifiers import Denoised, build_classifier, build_denoiser
-from concert.config import NoiseSettings, ObjectiveSettings, Recipe, objective_arguments
+from concert.config import (
+    ClassifierSettings,
+    NoiseSettings,
+    ObjectiveSettings,
+    Recipe,
+    objective_arguments,
+)
 from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
 from concert.generator import build_generator
@@ -25,6 +31,16 @@ from concert.noise import (
 )
 from concert.noise.shaped import NO_CODEBOOK
 from concert.objectives import OBJECTIVES, Objective
+
+_BOX: Final = ("low", "high", "omega")
+_GENERATOR: Final = (*_BOX, "generator", "generator_args")
+# The settings that a kind of noise is made of.
+NOISE_SETTINGS: Final = {
+    "isotropic": ("sigma", "grid"),
+    "static": _BOX,
+    "generated": _GENERATOR,
+    "queried": (*_GENERATOR, "query_sigma"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,16 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
                 f"(it has {', '.join(sorted(known))})"
             )
     return method(**arguments)
+
+
+def check_noise_settings(kind: str, given: Iterable[str]) -> None:
+    """Refuse names of noise settings that `kind` has no use for; "kind" itself is none of them."""
+    for name in sorted(given):
+        if name != "kind" and name not in NOISE_SETTINGS[kind]:
+            raise ConcertError(
+                f"noise.{name} has no meaning for {kind} noise: remove it "
+                f"(noise.kind {kind} has {', '.join(NOISE_SETTINGS[kind])})"
+            )
 
 
 def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -118,25 +144,38 @@ def build_noise(
     )
 
 
+def describe_classifier(
+    settings: ClassifierSettings, data: str, shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """The resolved classifier of a recipe, for images of `shape` of the data set `data`.
+
+    One of ours is normalised by the data set's usual mean and std unless others are given, a module
+    given by import path only by those that are given.
+    """
+    described: dict[str, Any] = {"name": settings.name, "init_args": dict(settings.init_args)}
+    mean, std = settings.mean, settings.std
+    if "." not in settings.name:
+        default = MEAN_STD.get(data)
+        if mean is None and std is None and default is not None:
+            mean, std = list(default[0]), list(default[1])
+        described |= {"mean": mean, "std": std}
+        if settings.name == "lenet":
+            described["init_args"].setdefault("image_size", shape[1])
+    elif mean is not None or std is not None:
+        described |= {"mean": mean, "std": std}
+    if settings.denoiser is not None:
+        described["denoiser"] = {
+            "name": settings.denoiser,
+            "init_args": dict(settings.denoiser_args),
+        }
+    return described
+
+
 def describe(
     recipe: Recipe, shape: tuple[int, int, int], num_classes: int, class_names: tuple[str, ...]
 ) -> Description:
     """The model that a recipe asks for, for a data set's shape and classes."""
-    settings = recipe.classifier
-    classifier: dict[str, Any] = {"name": settings.name, "init_args": dict(settings.init_args)}
-    if "." not in settings.name:
-        default = MEAN_STD.get(recipe.data.name)
-        mean, std = settings.mean, settings.std
-        if mean is None and std is None and default is not None:
-            mean, std = list(default[0]), list(default[1])
-        classifier |= {"mean": mean, "std": std}
-        if settings.name == "lenet":
-            classifier["init_args"].setdefault("image_size", shape[1])
-    if settings.denoiser is not None:
-        classifier["denoiser"] = {
-            "name": settings.denoiser,
-            "init_args": dict(settings.denoiser_args),
-        }
+    classifier = describe_classifier(recipe.classifier, recipe.data.name, shape)
     noise = describe_noise(recipe.noise, shape)
     return Description(classifier, noise, num_classes, shape, class_names, recipe.data.name)
 

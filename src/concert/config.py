@@ -39,8 +39,8 @@ class ClassifierSettings:
     Args:
         name: lenet, resnet20, resnet110, resnet50, or the import path of any torch module.
         init_args: further constructor arguments (all of them for an import path).
-        mean: of the normalisation layer, per channel; default: the data set's usual values (none
-            for MNIST and digits). A module given by import path normalises by itself.
+        mean: of the normalisation layer, per channel; default: as in `init`, else the data set's
+            usual values (none for MNIST, digits and a module given by import path).
         std: as mean.
         denoiser: dncnn, or the import path of any torch module, before the classifier, which is
             then not trained: give its run by `init`.
@@ -155,7 +155,7 @@ class TrainingSettings:
         lr: learning rate.
         momentum: of stochastic gradient descent.
         weight_decay: of stochastic gradient descent.
-        milestones: epochs at which lr is multiplied by lr_decay.
+        milestones: epochs at which lr is multiplied by lr_decay, in rising order.
         lr_decay: see milestones.
         generator_lr_scale: multiplies the generator's learning rate.
         seed: of the weights, the order of the images and the noise.
@@ -199,6 +199,12 @@ class TrainingSettings:
             )
         if not 0 <= self.seed < 2**63:
             raise ConcertError(f"training.seed must lie in [0, 2^63), got {self.seed}")
+        # They may lie beyond the last epoch: a quick trial of a recipe changes its epochs only.
+        if sorted(self.milestones) != self.milestones or min(self.milestones, default=1) < 1:
+            raise ConcertError(
+                "training.milestones must be positive and in rising order, got "
+                f"{self.milestones}: sort them, and leave out those below 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,8 @@ class Recipe:
         colorizer: gives the entropy maps: compact (shipped), siggraph17 or eccv16 (downloaded), a
             weights file of one of these, or the import path of a torch module of your own.
         colorizer_args: mask_center of siggraph17, or the constructor arguments of your own module.
-        init: run or model folder whose weights the training starts from; default: random ones.
+        init: run or model folder whose weights the training starts from; default: random ones. Its
+            classifier takes the place of the recipe's; one given by flags must be the same.
     """
 
     data: DataSettings = field(default_factory=DataSettings)

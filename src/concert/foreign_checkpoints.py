@@ -1,15 +1,13 @@
 """Checkpoints of other projects: their layouts, and which network their tensors are of.
 
-All are read without running any code of theirs:
+Three are read:
 
     {"epoch", "arch", "state_dict", "optimizer"}   Cohen et al. 2019, SmoothAdv, consistency
     {"net", "epoch"}                               MACER
     a state dict by itself, or safetensors         anyone's
 
-The first one's keys begin with "1.", because the normalisation is part of the model, and with
-"1.module." where the network ran on several devices. The normalisation owns no tensors, so which
-one it was is not in the file: Cohen's subtracts mean and divides by std, SmoothAdv's subtracts only
-the mean in most models, MACER has none.
+No code of theirs is run, and nothing larger than the file is made of it. How their tensors come
+into one of our networks is in `concert.foreign_weights`.
 """
 
 from __future__ import annotations
@@ -18,24 +16,28 @@ import hashlib
 import io
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from concert.errors import ConcertError
 
 Tensors = Mapping[str, Tensor]
-Normalization = Literal["standard", "center", "none"]
 
-# What wraps a network's own keys: Sequential(normalisation, network) and DataParallel.
-WRAPPERS: Final = ("module.", "1.")
-BATCH_COUNTER: Final = "num_batches_tracked"
+# What the weights of a network are stored in; the quantised and complex types are none of these.
+NUMBERS: Final = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+# The deepest network of He et al. (2016). More "blocks" are names that somebody made up.
+DEEPEST: Final = 1202
 
 
 @dataclass(frozen=True)
@@ -77,41 +79,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, layout, facts, hashlib.sha256(content).hexdigest())
 
 
-def unwrapped(tensors: Tensors) -> tuple[dict[str, Tensor], bool]:
-    """Tensors under the network's own keys, and whether a normalisation stood before it."""
-    normalized = False
-    while True:
-        wrapper = next((w for w in WRAPPERS if all(name.startswith(w) for name in tensors)), None)
-        if wrapper is None:
-            return dict(tensors), normalized
-        normalized |= wrapper == "1."
-        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
-
-
-def named_as_in(network: nn.Module, tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors with or without their wrappers, whichever the network's own names are."""
-    own = {name for name in network.state_dict() if not name.endswith(BATCH_COUNTER)}
-    return dict(tensors) if own <= tensors.keys() else unwrapped(tensors)[0]
-
-
 def recognize(tensors: Tensors, size: int | None = None) -> Architecture:
     """Which of our classifiers has tensors of these names and shapes, for images of `size`."""
     try:
-        first, channels = tensors["conv1.weight"], int(tensors["conv1.weight"].shape[1])
+        width, channels = tensors["conv1.weight"].shape[:2]
         if "fc1.weight" in tensors:
             size = size or _lenet_size(tensors)
             arguments = {"image_size": size}
-            classes = len(tensors["fc2.weight"])
+            classes = tensors["fc2.weight"].shape[0]
             return Architecture("lenet", classes, (channels, size, size), arguments)
-        classes = len(tensors["fc.weight"])
+        classes = tensors["fc.weight"].shape[0]
         blocks = len({name.split(".")[1] for name in tensors if name.startswith("layer1.")})
-        if len(first) == 64 and "layer4.0.conv3.weight" in tensors:
+        if width == 64 and "layer4.0.conv3.weight" in tensors:
             size = size or 224
             return Architecture("resnet50", classes, (channels, size, size), {})
-        if len(first) == 16 and blocks and "layer4.0.conv1.weight" not in tensors:
+        depth = 6 * blocks + 2
+        if width == 16 and 2 < depth <= DEEPEST and "layer4.0.conv1.weight" not in tensors:
             size = size or 32
-            return _cifar_resnet(6 * blocks + 2, classes, (channels, size, size))
-    except (KeyError, IndexError):
+            return _cifar_resnet(depth, classes, (channels, size, size))
+    # A name that is not there, or a tensor of too few dimensions or of none of the features.
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass
     raise ConcertError(
         f"the checkpoint's tensors ({', '.join(list(tensors)[:3])}, ...) are of none of lenet, "
@@ -119,60 +106,20 @@ def recognize(tensors: Tensors, size: int | None = None) -> Architecture:
     )
 
 
-def fill(network: nn.Module, tensors: Tensors) -> None:
-    """Load tensors into a network; every name and shape must be the network's own.
+def check_arch(arch: object, found: Architecture) -> None:
+    """Refuse a checkpoint that names a network other than the one that its tensors are of.
 
-    Counters of batch norm, which checkpoints of old versions of torch lack, stay at 0. Floating
-    point values of any precision are taken as the network's own. ConcertError for what is missing,
-    left over, of another shape or not finite.
+    Only the names that published checkpoints have for our networks are compared.
     """
-    wanted = network.state_dict()
-    for name, tensor in wanted.items():
-        if name not in tensors:
-            if name.endswith(BATCH_COUNTER):
-                continue
-            raise ConcertError(_mismatch(f"the checkpoint has no '{name}'"))
-        if tensors[name].shape != tensor.shape:
-            shapes = f"{tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
-            raise ConcertError(_mismatch(f"the checkpoint's '{name}' has shape {shapes}"))
-        if not bool(tensors[name].isfinite().all()):
-            raise ConcertError(
-                f"the checkpoint's '{name}' has values that are not finite: it "
-                "is damaged, or its training failed"
-            )
-    left = [name for name in tensors if name not in wanted]
-    if left:
-        raise ConcertError(_mismatch(f"the checkpoint's '{left[0]}' is not in the classifier"))
-    network.load_state_dict({**wanted, **tensors})
-
-
-def mean_and_std(
-    choice: Normalization | None,
-    normalized: bool,
-    known: tuple[Sequence[float], Sequence[float]] | None,
-    data: str,
-) -> tuple[list[float], list[float]] | None:
-    """The normalisation in front of an imported network: (mean, std) per channel, or None.
-
-    `choice` is the user's: "standard" (mean and std, Cohen), "center" (mean only, most models of
-    SmoothAdv) or "none". Without one: none for a checkpoint whose model had no normalisation; one
-    that had it is refused, because the file does not say which, and the wrong one costs all
-    accuracy. `known`: the data set's usual values.
-    """
-    if choice is None and normalized and known is not None:
+    if not isinstance(arch, str) or not re.fullmatch(r"lenet|(cifar_)?resnet\d+", arch):
+        return
+    depth = found.init_args.get("depth")
+    name = found.name if depth is None else f"resnet{depth}"
+    if arch.removeprefix("cifar_") != name:
         raise ConcertError(
-            "the checkpoint's model had a normalisation, and the file does not say which: give "
-            "--normalization standard (mean and std: Cohen), center (mean only: most models of "
-            "SmoothAdv) or none"
+            f"the checkpoint says that it is of {arch}, but its tensors are of {name}: it is "
+            "damaged or mixed up; give another one"
         )
-    if choice is None or choice == "none":
-        return None
-    if known is None:
-        raise ConcertError(
-            f"{data} has no usual mean and std: give --mean and --std, or --normalization none"
-        )
-    mean, std = known
-    return list(mean), list(std) if choice == "standard" else [1.0] * len(mean)
 
 
 def _load(path: Path, content: bytes) -> dict[str, Any]:
@@ -180,6 +127,7 @@ def _load(path: Path, content: bytes) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_safetensors(content))
+        _check_uncompressed(path, content)
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
@@ -188,7 +136,10 @@ def _load(path: Path, content: bytes) -> dict[str, Any]:
                 "state_dict() alone where you trust it, and import that"
             ) from None
         raise ConcertError(f"{path} is no checkpoint of torch: give one, or safetensors") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except ConcertError:
+        raise
+    # What is no checkpoint may fail in any way.
+    except Exception as error:
         raise ConcertError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}): give a checkpoint of "
             "torch or a .safetensors file"
@@ -201,6 +152,19 @@ def _load(path: Path, content: bytes) -> dict[str, Any]:
     return saved
 
 
+def _check_uncompressed(path: Path, content: bytes) -> None:
+    """Refuse an archive that would be larger in memory than on disk: torch.save compresses none."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    if total > len(content):
+        raise ConcertError(
+            f"{path} would take {total:,} bytes of its {len(content):,}: it is no file of "
+            "torch.save; save it anew"
+        )
+
+
 def _layout(path: Path, saved: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     for layout in ("state_dict", "net"):
         if isinstance(saved.get(layout), dict):
@@ -208,7 +172,11 @@ def _layout(path: Path, saved: Mapping[str, Any]) -> tuple[str, dict[str, Tensor
     return "tensors", _only_tensors(path, saved)
 
 
-def _only_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
+def _only_tensors(path: Path, found: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a state dict, all of which can be looked at without more memory than theirs.
+
+    A few bytes can claim to be a tensor of any size, by strides of 0 or without any storage.
+    """
     strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if strange or not found:
         what = f"'{strange[0]}' is no tensor" if strange else "it is empty"
@@ -216,12 +184,34 @@ def _only_tensors(path: Path, found: Mapping[str, Any]) -> dict[str, Tensor]:
             f"{path} has no layout that is known ({what}): it should be a state dict, or hold one "
             "under 'state_dict' or 'net'"
         )
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise ConcertError(
+                f"{path} has a tensor with the name {name!r}: names must be text, as state_dict() "
+                "gives them"
+            )
+        what = _not_plain(tensor)
+        if what:
+            raise ConcertError(f"{path} has a '{name}' that is {what}: save dense real tensors")
     return dict(found)
+
+
+def _not_plain(tensor: Tensor) -> str:
+    """Why a tensor is none of dense numbers that are in the file; "" if it is."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "sparse or nested"
+    if tensor.dtype not in NUMBERS:
+        return f"of type {tensor.dtype}"
+    if tensor.device.type != "cpu":
+        return f"without values (device {tensor.device})"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "larger than what is stored of it"
+    return ""
 
 
 def _lenet_size(tensors: Tensors) -> int:
     """The smallest square image whose features have as many entries as the first layer takes."""
-    side = math.isqrt(tensors["fc1.weight"].shape[1] // len(tensors["conv2.weight"]))
+    side = math.isqrt(tensors["fc1.weight"].shape[1] // tensors["conv2.weight"].shape[0])
     return 4 * side + 12
 
 
@@ -230,10 +220,3 @@ def _cifar_resnet(depth: int, classes: int, shape: tuple[int, int, int]) -> Arch
         return Architecture(f"resnet{depth}", classes, shape, {})
     arguments = {"depth": depth, "num_classes": classes, "in_channels": shape[0]}
     return Architecture("concert.classifiers.CifarResNet", classes, shape, arguments)
-
-
-def _mismatch(what: str) -> str:
-    return (
-        f"{what}: the checkpoint is of another architecture; give the right one by "
-        "--classifier.name and --classifier.init_args"
-    )

@@ -11,13 +11,18 @@ from torch import nn
 from concert.errors import ConcertError, nearest
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a name is the import path of a class from outside `concert`."""
+    return "." in name and not name.startswith("concert.")
+
+
 def import_module_class(kind: str, path: str, trust: bool) -> Callable[..., nn.Module]:
     """The `nn.Module` class at an import path, for messages a `kind` such as "classifier".
 
     Raises ConcertError if it does not exist or is no such class, or if it is code from outside
     `concert` without `trust`.
     """
-    if not path.startswith("concert.") and not trust:
+    if is_foreign(path) and not trust:
         raise ConcertError(
             f"'{path}' is code from outside concert: if you trust it, say so with --trust "
             "(trust=True in Python)"

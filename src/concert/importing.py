@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import yaml
+from torch import nn
 
 from concert.building import Description, build_base, build_noise, describe_noise
 from concert.config import NoiseSettings
@@ -18,12 +19,16 @@ from concert.files import write_atomically
 from concert.foreign_checkpoints import (
     Architecture,
     Checkpoint,
+    check_arch,
+    read_checkpoint,
+    recognize,
+)
+from concert.foreign_weights import (
     Normalization,
+    check_fit,
     fill,
     mean_and_std,
     named_as_in,
-    read_checkpoint,
-    recognize,
     unwrapped,
 )
 from concert.inference import check_classifier
@@ -72,6 +77,7 @@ def import_checkpoint(path: Path, out: Path, settings: ImportSettings) -> Descri
     inner, normalized = unwrapped(checkpoint.tensors)
     if settings.classifier is None:
         found = recognize(inner, settings.input_size)
+        check_arch(checkpoint.facts.get("arch"), found)
         data = settings.data or USUAL_DATA.get(found.name, "cifar10")
     else:
         data = settings.data or "images"
@@ -85,19 +91,42 @@ def import_checkpoint(path: Path, out: Path, settings: ImportSettings) -> Descri
     described = describe_noise(
         NoiseSettings("isotropic", sigma=settings.sigma, grid=settings.grid), found.shape
     )
-    names = _class_names(found, data, settings)
-    description = Description(classifier, described, found.num_classes, found.shape, names, data)
+    description = Description(classifier, described, found.num_classes, found.shape, (), data)
+    if settings.classifier is None:
+        # What the tensors claim is compared before anything of that size is allocated.
+        with torch.device("meta"):
+            shapes = _core(build_base(description, trust=False), classifier)
+            check_fit(shapes, named_as_in(shapes, checkpoint.tensors))
     # The random weights of a fresh network are replaced, but drawing them moves torch's generator.
     with torch.random.fork_rng(devices=[]):
         network = build_base(description, trust=True)
-    core = network if classifier["mean"] is None else network[1]  # type: ignore[index]
+    core = _core(network, classifier)
     fill(core, named_as_in(core, checkpoint.tensors))
-    check_classifier(network.eval(), torch.zeros((2, *found.shape)), found.num_classes)
+    _check_outputs(network.eval(), found)
+    description = replace(description, class_names=_class_names(found, data, settings))
     noise = build_noise(described, found.shape)
     write_atomically(out / "config.yaml", _record(path, checkpoint, settings, data))
     inputs = {"checkpoint": checkpoint.sha256}
     save_model(out / "model", description, network, noise, inputs)
     return description
+
+
+def _core(network: nn.Module, classifier: dict[str, Any]) -> nn.Module:
+    """The network without its normalisation."""
+    return network if classifier["mean"] is None else network[1]  # type: ignore[index]
+
+
+def _check_outputs(network: nn.Module, found: Architecture) -> None:
+    """Refuse a network that does not give finite logits for a black and a white image."""
+    probe = torch.stack([torch.zeros(found.shape), torch.ones(found.shape)])
+    check_classifier(network, probe, found.num_classes)
+    with torch.inference_mode():
+        finite = bool(network(probe).isfinite().all())
+    if not finite:
+        raise ConcertError(
+            "the classifier's outputs are not finite for a black or a white image: the checkpoint "
+            "is damaged, or its training failed"
+        )
 
 
 def _class_names(found: Architecture, data: str, settings: ImportSettings) -> tuple[str, ...]:
@@ -136,17 +165,33 @@ def _check_data(
     found: Architecture, data: str, known: Known | None, settings: ImportSettings
 ) -> None:
     """Refuse a known data set that the network does not fit, and settings that contradict it."""
+    if settings.classifier is None and settings.init_args:
+        raise ConcertError(
+            "--classifier.init_args belongs to a classifier that is given by --classifier.name: "
+            "leave it out"
+        )
     if settings.num_classes not in (None, found.num_classes):
         raise ConcertError(
             f"the checkpoint has {found.num_classes} classes, not {settings.num_classes}: leave "
             "out --num_classes"
         )
+    if settings.channels not in (None, found.shape[0]):
+        raise ConcertError(
+            f"the checkpoint takes {found.shape[0]} channels, not {settings.channels}: leave out "
+            "--channels"
+        )
+    if found.num_classes < 2 or min(found.shape) < 1:
+        raise ConcertError(
+            f"a classifier needs two classes and an image to look at, this one takes {found.shape} "
+            f"in {found.num_classes}: give another checkpoint, or other sizes"
+        )
     if known is None:
         return
-    if (found.shape[0], found.num_classes) != (known.shape[0], known.num_classes):
+    if (found.shape, found.num_classes) != (known.shape, known.num_classes):
         raise ConcertError(
-            f"the network takes {found.shape[0]} channels and has {found.num_classes} classes, "
-            f"{data} has {known.shape[0]} and {known.num_classes}: give another --data.name"
+            f"the network takes images of shape {found.shape} in {found.num_classes} classes, "
+            f"{data} has {known.shape} in {known.num_classes}: leave out --input_size, or give "
+            "another --data.name"
         )
 
 
@@ -156,12 +201,12 @@ def _normalization(
     if settings.mean is not None or settings.std is not None:
         if settings.normalization is not None:
             raise ConcertError("give --normalization, or --mean and --std, but not both")
+        mean = [0.0] * channels if settings.mean is None else settings.mean
         std = [1.0] * channels if settings.std is None else settings.std
-        return {"mean": settings.mean or [0.0] * channels, "std": std}
-    known = KNOWN[data].mean_std if data in KNOWN else None
+        return {"mean": mean, "std": std}
     # A user's own module normalises by itself, and its keys may begin with anything.
     normalized = normalized and settings.classifier is None
-    chosen = mean_and_std(settings.normalization, normalized, known, data)
+    chosen = mean_and_std(settings.normalization, normalized, KNOWN.get(data), data)
     return {"mean": None, "std": None} if chosen is None else {"mean": chosen[0], "std": chosen[1]}
 
 

@@ -27,7 +27,7 @@ from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
 from concert.inference import check_classifier
-from concert.initial_weights import check_denoiser, take_weights
+from concert.initial_weights import check_denoiser, settle_classifier, take_weights
 from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.runs import save_model
@@ -82,6 +82,7 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     Returns True once the model is complete, False if the watcher of one of the processes ended the
     run early (its state is saved). Raises ConcertError if `out` holds a run of another recipe.
     """
+    recipe = settle_classifier(recipe)
     settings = recipe.training
     fabric = make_fabric(
         settings.accelerator, settings.devices, settings.num_nodes, settings.precision

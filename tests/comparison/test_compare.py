@@ -1,8 +1,7 @@
-"""`concert compare`: two recipes on digits, interrupted, resumed and reported."""
+"""`concert compare`: two recipes on digits, interrupted, resumed, damaged and reported."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,94 +12,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from specs import COHEN, change
+from written_runs import cut, write_log
 
 from concert.cli import main
-from concert.comparison.spec import flags, read_spec
-from concert.comparison.steps import Progress, only_one, steps_of
-from concert.config import Recipe
+from concert.comparison.spec import read_spec
+from concert.comparison.steps import Step, only_one
 from concert.errors import INTERRUPTED, ConcertError
-from concert.recipes import spec_names
 
-COHEN = {
-    "data": {"name": "digits", "subset": "first:128"},
-    "noise": {"kind": "isotropic", "sigma": 0.25},
-    "objective": {"name": "gaussian", "m": 1},
-    "training": {"epochs": 2, "batch_size": 32, "lr": 0.05},
-}
-CONCERT = COHEN | {
-    "noise": {"kind": "generated", "generator": "coarse"},
-    "objective": {"name": "concert", "m": 2, "start_epoch": 1},
-}
-SPEC = {
-    "runs": [
-        {"recipe": "cohen.yaml"},
-        {
-            "recipe": "concert.yaml",
-            "name": "beta-0",
-            "set": {"objective.beta": 0},
-            "groups": ["beta"],
-        },
-    ],
-    "set": {"training.lr": 0.02},
-    "certify": {"subset": "first:4", "n": 200, "n0": 16},
-    "jobs": 2,
-    "threads": 1,
-}
+OWN = """
+from torch import nn
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with two recipes and a specification of both."""
-    monkeypatch.chdir(tmp_path)
-    for name, content in (("cohen", COHEN), ("concert", CONCERT), ("spec", SPEC)):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    return tmp_path
-
-
-def change(folder: Path, **parts: object) -> None:
-    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC | parts))
-
-
-def test_the_plan_is_common_settings_and_then_the_runs_own(folder: Path) -> None:
-    comparison = read_spec("spec.yaml", Path("out"), Path("somewhere"))
-    cohen, other = comparison.runs
-    assert (cohen.name, other.name) == ("cohen", "beta-0")
-    assert isinstance(cohen.recipe, Recipe)
-    assert cohen.recipe.training.lr == other.recipe.training.lr == 0.02
-    assert other.recipe.objective.beta == 0
-    assert str(cohen.recipe.data.path) == "somewhere"
-    assert [step.name for step in steps_of(comparison)] == [
-        "cohen train",
-        "cohen certify",
-        "beta-0 train",
-        "beta-0 certify",
-    ]
-    assert flags({"a.b": [1, 2], "c": "x:1", "d": None}) == ["--a.b=[1, 2]", "--c=x:1", "--d=null"]
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ({"runs": []}, "must have a list 'runs'"),
-        ({"runs": [{"name": "x"}]}, "needs a 'recipe'"),
-        ({"runs": ["nowhere.yaml"]}, "no such recipe file"),
-        ({"runs": ["cohen.yaml", "cohen.yaml"]}, "two runs are called 'cohen'"),
-        ({"runs": [{"recipe": "cohen.yaml", "nmae": "x"}]}, "did you mean 'name'"),
-        ({"runs": [{"recipe": "cohen.yaml", "name": "../x"}]}, "name of a folder"),
-        ({"set": {"training.epoch": 3}}, "run cohen: .*training.epoch"),
-        ({"certify": {"m": 3}}, "run cohen: "),
-        ({"job": 3}, "did you mean 'jobs'"),
-        ({"threads": 0}, "threads must be a whole number"),
-    ],
-)
-def test_a_bad_specification_is_one_line(
-    folder: Path, parts: dict[str, object], message: str
-) -> None:
-    change(folder, **parts)
-    with pytest.raises(ConcertError, match=message) as error:
-        read_spec("spec.yaml", Path("out"))
-    assert "\n" not in str(error.value)
-    assert not (folder / "out").exists()
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+"""
 
 
 @pytest.mark.slow
@@ -152,6 +78,19 @@ def test_interrupted_and_resumed_it_ends_with_a_report(
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert "done after" not in capsys.readouterr().out
 
+    # What is lost is made again, and only that.
+    cohen, other = folder / "out" / "cohen", folder / "out" / "beta-0"
+    for lost in ("certify.tsv", "certify.json"):
+        (cohen / lost).unlink()
+    whole = (other / "certify.tsv").read_bytes()
+    cut(other / "certify.tsv", 1)
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert {f"{name} certify: done after" in printed for name in ("cohen", "beta-0")} == {True}
+    assert "train: done after" not in printed
+    assert list(pd.read_csv(report / "table.csv")["N"]) == [4, 4]
+    assert (other / "certify.tsv").read_bytes().startswith(whole[: whole.index(b"\n1\t")])
+
 
 @pytest.mark.slow
 def test_a_failing_run_does_not_stop_the_others(
@@ -168,36 +107,62 @@ def test_a_failing_run_does_not_stop_the_others(
     captured = capsys.readouterr()
     assert captured.err.startswith("concert: error: bad train failed: ")
     assert captured.err.count("\n") == 1
+    assert "Not in this report: bad (not certified)." in captured.out
     assert (folder / "out" / "report" / "table.csv").is_file()
     assert not (folder / "out" / "bad" / "certify.tsv").exists()
 
 
-def test_time_left_by_hand(folder: Path) -> None:
-    comparison = read_spec("spec.yaml", Path("out"))
-    steps = steps_of(comparison)
-    progress = Progress(steps, jobs=2)
-    assert progress.seconds_left() is None
-    for step, seconds in zip(steps[:2], (30.0, 10.0), strict=True):
-        step.code, step.seconds = 0, seconds
-    # A training and a certification like the first are left, for two processes.
-    assert progress.seconds_left() == 20.0
+@pytest.mark.slow
+def test_a_classifier_of_ones_own_is_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "own.py").write_text(OWN)
+    (folder / "own.yaml").write_text(yaml.safe_dump(COHEN | {"classifier": {"name": "own.Net"}}))
+    change(
+        folder,
+        runs=[{"recipe": "own.yaml", "gradient_variance": True}],
+        certify={"subset": "first:2", "n": 200, "n0": 16, "trust": True},
+    )
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 0, capsys.readouterr().err
+    variances = pd.read_csv(folder / "out" / "report" / "gradient_variance.csv")
+    assert set(variances["form"]) == {"mean_of_log", "log_of_mean"}
 
 
-def test_a_step_with_other_arguments_is_done_again(folder: Path) -> None:
-    comparison = read_spec("spec.yaml", Path("out"))
-    step = steps_of(comparison)[0]
-    step.run.folder.mkdir(parents=True)
-    assert not step.noted()
-    (step.run.folder / "steps.json").write_text(json.dumps({"train": step.arguments}))
-    assert step.noted()
-    (step.run.folder / "steps.json").write_text("{")
-    assert not step.noted()
+def ending(step: Step, code: int, said: str) -> None:
+    step.run.folder.mkdir(parents=True, exist_ok=True)
+    step.output.write_text(said)
+    step.code = code
 
 
-@pytest.mark.parametrize("name", spec_names())
-def test_shipped_specifications_are_complete(name: str, tmp_path: Path) -> None:
-    comparison = read_spec(name, tmp_path / "out")
-    assert len({run.name for run in comparison.runs}) == len(comparison.runs) >= 4
-    assert not (tmp_path / "out").exists()
-    methods = {run.recipe.objective.name for run in comparison.runs}
-    assert {"concert", "macer"} <= methods
+def test_the_first_step_that_failed_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is certified, because the certifications failed: the reason is in their output."""
+
+    def start(step: Step, threads: int, lock: int | None) -> None:
+        trains = step.kind == "train"
+        ending(step, 0 if trains else 2, "trained\n" if trains else "begun\nno such disk\n\n")
+
+    monkeypatch.setattr("concert.comparison.steps._start", start)
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 2
+    assert capsys.readouterr().err == (
+        "concert: error: cohen certify failed: no such disk (out/cohen/certify.log)\n"
+    )
+    assert not (folder / "out" / "report").exists()
+
+
+def test_a_run_that_is_missing_is_no_success(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both certifications say that they ended well, but one has left no log."""
+
+    def start(step: Step, threads: int, lock: int | None) -> None:
+        if step.name == "cohen certify":
+            write_log(step.run.folder)
+        ending(step, 0, "")
+
+    monkeypatch.setattr("concert.comparison.steps._start", start)
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 2
+    captured = capsys.readouterr()
+    assert "run beta-0 is not in the report: not certified" in captured.err
+    assert "Not in this report: beta-0" in captured.out

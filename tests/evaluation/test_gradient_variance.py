@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from torch import Tensor, nn
 
+from concert.building import Description
 from concert.errors import ConcertError
-from concert.evaluation.gradient_variance import classification_loss, gradient_variance
+from concert.evaluation.gradient_variance import classification_loss, gradient_variance, main
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise
+from concert.runs import save_model
+
+OWN = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+"""
 
 
 def test_both_forms_by_hand() -> None:
@@ -75,3 +92,44 @@ def test_the_generator_is_measured_too() -> None:
     assert all(each.variance > 0 for each in found)
     with pytest.raises(ConcertError, match="repetitions"):
         gradient_variance(classifier, noise, images, labels, repetitions=1)
+
+
+@pytest.fixture
+def own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a classifier of one's own on pictures of several sizes, cropped to 8x8."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "net_of_mine.py").write_text(OWN)
+    rng = np.random.default_rng(0)
+    for index, size in enumerate((9, 12, 17, 20)):
+        file = tmp_path / "pictures" / "train" / f"class-{index % 2}" / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file)
+    run = tmp_path / "run"
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    description = Description(
+        {"name": "net_of_mine.Net", "init_args": {}},
+        {"kind": "isotropic", "sigma": 0.5},
+        2,
+        (3, 8, 8),
+        ("class-0", "class-1"),
+        "pictures",
+    )
+    save_model(run / "model", description, classifier, IsotropicNoise(0.5))
+    data = {"name": "pictures", "path": str(tmp_path / "pictures"), "size": 8}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return run
+
+
+def test_a_run_is_measured_on_its_own_data(own_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "variance.json"
+    text = main(own_run, images=3, repetitions=2, trust=True, out=out)
+    assert out.read_text() == text + "\n"
+    record = json.loads(text)
+    assert (record["data"], record["images"]) == ("pictures", 3)
+    assert {row["network"] for row in record["variances"]} == {"classifier"}
+
+
+def test_code_of_ones_own_is_not_imported_untold(own_run: Path) -> None:
+    with pytest.raises(ConcertError, match="code from outside concert"):
+        main(own_run, images=3, repetitions=2)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pandas as pd
 import pytest
 
 from concert.evaluation.paper_tables import (
     attacks_beside_the_paper,
     beside_the_paper,
+    matches,
     paper_table,
     table_8,
     table_9,
 )
 from concert.evaluation.rendering import to_latex, to_markdown
+from concert.evaluation.tables import RowLabel
 from concert.log_reading import LoadedLog
 
+QUERIED = {"noise": {"kind": "queried"}}
 OUTCOMES = [(0, 0, 0.6), (1, 1, 0.3), (2, 3, 0.9), (3, -1, 0.0)]
 
 
@@ -54,25 +56,73 @@ def test_logs_stand_below_the_row_of_their_method(make_log: Callable[..., Loaded
     ]
     table = beside_the_paper(logs)
     assert table is not None
-    assert list(zip(table["method"], table["source"], strict=True)) == [
-        ("Cohen", "paper"),
-        ("Cohen", "here"),
-        ("Concert", "paper"),
-        ("Concert (queried)", "here"),
-        ("MACER", "paper"),
-        ("macer", "here"),
-        ("Concert (static)", "here"),
-        ("Consistency", "here"),
-    ]
+    # All rows of the paper, each with ours below it, and what the paper does not have.
+    assert (table["source"] == "paper").sum() == 12
+    below: dict[tuple[str, str], list[str]] = {}
+    for _, row in table.iterrows():
+        if row["source"] == "paper":
+            below[row["sigma"], row["method"]] = []
+            last = row["sigma"], row["method"]
+        else:
+            below[last].append(row["method"])
+    assert {row: ours for row, ours in below.items() if ours} == {
+        ("0.25", "Cohen"): ["Cohen"],
+        ("0.5", "Concert"): ["Concert (queried)"],
+        ("1.0", "MACER"): ["macer"],
+        ("1.0", "Concert"): ["Concert (static)", "Consistency"],
+    }
     printed, ours = table.iloc[0], table.iloc[1]
     assert (printed["0.50"], printed["AMCR"], printed["N"]) == (0.97, 0.912, 10_000)
     assert (ours["0.00"], ours["0.25"], ours["0.50"], ours["0.75"]) == (0.5, 0.5, 0.25, 0.0)
     assert ours["AMCR"] == pytest.approx(0.225)
-    assert table.iloc[2]["guarantee"] == "frozen-noise"
+    concert = (table["method"] == "Concert") & (table["source"] == "paper")
+    assert set(table[concert]["guarantee"]) == {"frozen-noise"}
     text = to_markdown(table, ["a note"])
     assert "| 0.25 | Cohen | paper | 0.990 |" in text
     assert "a note" in text
     assert "Cohen" in to_latex(table)
+
+
+@pytest.mark.parametrize(
+    ("ours", "printed", "is_row"),
+    [
+        (("0.5-0.95", "Concert (queried)"), ("0.5", "Concert"), True),
+        (("0.5-0.6", "Concert (generated)"), ("0.5", "Concert"), True),
+        (("0.5-1", "Concert (generated)"), ("0.5", "Concert"), True),
+        (("1-1.425", "Concert (generated)"), ("1.0", "Concert"), True),
+        # A box that reaches higher than the paper's, or none at all.
+        (("0.5-3", "Concert (generated)"), ("0.5", "Concert"), False),
+        (("0.25-0.6", "Concert (generated)"), ("0.25", "Concert"), False),
+        (("0.5-0.5", "Concert (generated)"), ("0.5", "Concert"), False),
+        (("0.5", "Concert"), ("0.5", "Concert"), False),
+        (("0.5-0.95", "Concert (static)"), ("0.5", "Concert"), False),
+        (("0.5", "Cohen (1/255 grid)"), ("0.5", "Cohen"), True),
+        (("0.5-0.95", "MACER (generated)"), ("0.5", "MACER"), False),
+        (("0.25", "Cohen"), ("0.5", "Cohen"), False),
+        (("[0.25, 0.5]", "Cohen"), ("0.25", "Cohen"), False),
+        (("", ""), ("0.25", "Cohen"), False),
+    ],
+)
+def test_which_row_a_log_belongs_to(
+    ours: tuple[str, str], printed: tuple[str, str], is_row: bool
+) -> None:
+    assert matches(RowLabel(*ours, "deployed", ""), *printed) is is_row
+
+
+def test_a_wider_box_than_the_papers_comes_last(make_log: Callable[..., LoadedLog]) -> None:
+    wide = make_log(OUTCOMES, data="mnist", method="Concert (generated)", sigma="0.5-3")
+    table = beside_the_paper([wide])
+    assert table is not None
+    assert list(table["source"]) == ["paper"] * 12 + ["here"]
+
+
+def test_the_interval_is_explained(make_log: Callable[..., LoadedLog]) -> None:
+    table = beside_the_paper([make_log(OUTCOMES, data="mnist", method="Cohen", sigma="0.25")])
+    assert table is not None
+    for text in (to_markdown(table), to_latex(table).replace(r"\%", "%")):
+        assert "interval: its 95 % bootstrap interval over images" in text
+        assert "are rounded down, upper ends up" in text
+        assert "has no interval" in text
 
 
 def test_data_that_the_paper_does_not_have(make_log: Callable[..., LoadedLog]) -> None:
@@ -118,9 +168,18 @@ def test_attacked_logs_stand_below_the_row_of_their_method(
     assert attacks_beside_the_paper([make_log(OUTCOMES, "c", data="cifar10, pgd")]) is None
 
 
-def test_tables_8_and_9(make_log: Callable[..., LoadedLog]) -> None:
-    table = table_8([make_log(OUTCOMES, method="Concert (generated)", box="0.25-0.475")])
-    assert list(table["source"]) == ["paper"] * 3 + ["here"]
+def test_table_8(make_log: Callable[..., LoadedLog]) -> None:
+    logs = [
+        make_log(OUTCOMES, method="Concert (generated)", box="0.25-0.475", noise="generated"),
+        make_log(OUTCOMES, "b", identity=QUERIED, method="Concert", data="mnist"),
+        make_log(OUTCOMES, "c", method="Cohen", sigma="0.25", noise="isotropic"),
+        make_log(OUTCOMES, "d", method="Concert (static)", box="0.25-0.475", noise="static"),
+        make_log(OUTCOMES, "e", method="of another project"),
+    ]
+    table = table_8(logs)
+    assert list(table["source"]) == ["paper"] * 3 + ["here"] * 2
+    assert list(table["data"]) == ["cifar10"] * 3 + ["mnist"] * 2
+    assert list(table["method"]) == ["Concert"] * 3 + ["Concert (generated)", "Concert"]
     assert table.loc[1, ["sigma", "min", "median", "max"]].tolist() == [
         "0.5-1",
         0.5,
@@ -128,7 +187,38 @@ def test_tables_8_and_9(make_log: Callable[..., LoadedLog]) -> None:
         0.5302,
     ]
     assert table.loc[3, "min"] == 0.25
-    times = table_9(certification=2.0, epoch=3.0).set_index("item")
-    assert times.loc["Training epoch"].tolist() == [593.26, 3.0]
-    assert times.loc["Single Certification"].tolist() == [14.62, 2.0]
-    assert pd.isna(times.loc["Single prediction", "here"])
+
+
+def test_table_9(make_log: Callable[..., LoadedLog]) -> None:
+    identity = {"n": 1000, "engine": "torch-eager"}
+    versions = {"versions": {"torch": "2.0"}}
+    logs = [
+        make_log(OUTCOMES, "a", data="mnist", method="Cohen", sigma="0.25"),
+        make_log(
+            OUTCOMES,
+            "b",
+            identity=identity,
+            data="mnist",
+            method="Concert (queried)",
+            box="0.5-0.95",
+            **versions,
+        ),
+        make_log(OUTCOMES, "c", data="mnist", method="Concert (generated)", box="0.5-0.95"),
+    ]
+    table = table_9(logs, [(1.0, 10), (2.0, 20), (3.0, 30)])
+    assert table[["item", "source", "method"]].to_numpy().tolist() == [
+        ["Single prediction", "paper", "Concert"],
+        ["Single Certification", "paper", "Concert"],
+        ["Single Certification", "here", "Concert (queried)"],
+        ["Single Certification", "here", "Concert (generated)"],
+        ["Training epoch", "paper", "Concert"],
+        ["Training epoch", "here", "Concert (queried)"],
+        ["Training epoch", "here", "Concert (generated)"],
+    ]
+    assert list(table["data"]) == ["cifar10"] * 2 + ["mnist"] * 2 + ["cifar10"] + ["mnist"] * 2
+    assert list(table["n"]) == ["not stated"] * 2 + ["1000", "1000", "", "", ""]
+    # The rows of the logs take 0.5, 1, 1.5 and 2 seconds.
+    assert list(table["seconds"]) == [3.85, 14.62, 1.25, 1.25, 593.26, 2.0, 3.0]
+    assert list(table["images"]) == ["", "", "4", "4", "", "20", "30"]
+    assert table.loc[0, "machine"] == "two P100 GPUs"
+    assert list(table["machine"][2:4]) == ["torch-eager, torch 2.0", ""]

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from concert.building import Description
 from concert.certificates import Guarantee
 from concert.commands.loading import data_of, load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import ImageSet, load_images
+from concert.data.known import KNOWN
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
 from concert.evaluation.collapse import ENOUGH, collapsed
 from concert.evaluation.metrics import (
@@ -20,9 +22,11 @@ from concert.evaluation.metrics import (
     average_certified_radius,
     certified_accuracy,
 )
+from concert.import_paths import is_foreign
 from concert.log_reading import LoadedLog, read_log
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
+from concert.recipes import recipe_names
 from concert.runs import read_description
 from concert.smoothing import SmoothedClassifier
 from concert.stopping import staging_loss
@@ -97,10 +101,39 @@ def run(options: Any, argv: list[str]) -> int:
 
 
 UNTRAINED: Final = (
-    "the first {images} images {what}: the classifier does not seem to be trained with this noise. "
-    "Fine-tune it: concert train RECIPE --init {run}; or put a denoiser before it: concert train "
-    "RECIPE --init {run} --objective.name denoise --classifier.denoiser dncnn"
+    "of the first {images} images {what}: the classifier does not seem to be trained with this "
+    "noise. Fine-tune it: concert train {recipe} --init {run}{flags}; or put a denoiser before it: "
+    "concert train {recipe} --init {run}{flags} --objective.name denoise "
+    "--classifier.denoiser dncnn"
 )
+
+
+def untrained_hint(abstained: int, run: Path, description: Description) -> str:
+    """What to do about a run whose first `ENOUGH` images were no use; `abstained` got no class.
+
+    The recipe is one of Gaussian augmentation, whose objective has no settings that a denoiser's
+    lacks, for the run's data where there is one, with a sigma near the run's.
+    """
+    rest = ENOUGH - abstained
+    same = f" and the other {rest} get one and the same class" if rest else ""
+    data, sigma = description.data, description.noise.get("sigma")
+    shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
+    flags = [] if shipped == data else [f"--data.name {shlex.quote(data)}"]
+    flags += [] if data in KNOWN else ["--data.path FOLDER"]
+    level = "0.5"
+    if sigma is not None:
+        level = min(("0.25", "0.5", "1.0"), key=lambda known: abs(float(known) - sigma))
+        flags += [] if float(level) == sigma else [f"--noise.sigma {sigma:g}"]
+    # The scaled recipes of ImageNet are smoke tests.
+    recipe = f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu")
+    flags += ["--trust"] if is_foreign(description.classifier["name"]) else []
+    return UNTRAINED.format(
+        images=ENOUGH,
+        what=f"{abstained} abstain{same}",
+        recipe=recipe,
+        run=shlex.quote(str(run)),
+        flags="".join(f" {flag}" for flag in flags),
+    )
 
 
 def summary(log: LoadedLog) -> str:
@@ -142,9 +175,8 @@ class CertificationDisplay(LiveRow):
         self.answers.append(certification.label)
         self.labels.append(progress.true_label)
         if self.images == ENOUGH and collapsed(self.answers, self.labels):
-            what = "all abstain" if self.abstained == ENOUGH else "get no class but one"
-            run = shlex.quote(str(self.run))
-            self.console.print(UNTRAINED.format(images=ENOUGH, what=what, run=run))
+            description, _ = read_description(self.run)
+            self.console.print(untrained_hint(self.abstained, self.run, description))
         self.show(self._row(progress), progress.done == progress.total)
 
     def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from concert.comparison.report import write_comparison
-from concert.comparison.spec import read_spec
+from concert.comparison.report import read_logs, write_comparison
+from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, only_one, perform, steps_of
 from concert.console import LiveRow, StopSignal, make_console
 from concert.errors import INTERRUPTED, ConcertError
@@ -21,7 +21,10 @@ def parser() -> Parser:
     made = Parser(prog="concert compare", description=COMMANDS["compare"])
     made.add_argument("spec", type=str, help="specification (YAML), or the name of a shipped one")
     made.add_argument(
-        "--out", type=Path | None, default=None, help="folder of the runs (default runs/SPEC)"
+        "--out",
+        type=Path | None,
+        default=None,
+        help="folder of the runs (default: runs/ and the name of SPEC)",
     )
     made.add_argument("--data.path", type=Path | None, default=None, help="folder of the data")
     made.add_argument(
@@ -35,7 +38,7 @@ def parser() -> Parser:
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert compare SPEC`"""
-    out = options.out or Path("runs") / options.spec.removesuffix(".yaml").removeprefix("configs/")
+    out = options.out or default_out(options.spec)
     given = {"jobs": options.jobs, "threads": options.threads}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
@@ -48,13 +51,17 @@ def run(options: Any, argv: list[str]) -> int:
     if not finished:
         console.print(f"stopped; the same command goes on from {out}")
         return INTERRUPTED
-    files = write_comparison(comparison, out / "report")
-    table = out / "report" / ("paper.md" if out / "report" / "paper.md" in files else "table.txt")
-    console.print(table.read_text(encoding="utf-8"))
-    console.print(f"report: {out / 'report'} ({', '.join(file.name for file in files)})")
-    failed = [step for step in steps if step.code != 0]
-    if failed:
-        raise ConcertError(f"{failed[0].name} failed: {_last_line(failed[0])}")
+    failed, found = next((step for step in steps if step.code != 0), None), read_logs(comparison)
+    if found.logs or failed is None:
+        report = out / REPORT
+        files = write_comparison(comparison, report)
+        table = report / ("paper.md" if report / "paper.md" in files else "table.txt")
+        console.print(table.read_text(encoding="utf-8"))
+        console.print(f"report: {report} ({', '.join(file.name for file in files)})")
+    if failed is not None:
+        raise ConcertError(f"{failed.name} failed: {_last_line(failed)}")
+    for name, why in found.missing.items():
+        raise ConcertError(f"run {name} is not in the report: {why}")
     return 0
 
 

@@ -3,28 +3,87 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
+import yaml
 from jsonargparse._actions import ActionConfigFile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from concert.building import check_noise_settings
 from concert.commands.loading import import_from_here
-from concert.config import Recipe
+from concert.config import NoiseSettings, Recipe
 from concert.console import StopSignal, make_console
 from concert.errors import INTERRUPTED
+from concert.import_paths import is_foreign
+from concert.initial_weights import settle_classifier
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
 from concert.training import StepProgress, Watcher, claim_folder, train
 from concert.training_state import EpochMetrics
 
+DEFAULT_NOISE: Final = asdict(NoiseSettings())
+
+
+class RecipeParser(Parser):
+    """Also tells which settings were asked for: `given` of its options, names such as noise.low."""
+
+    def parse_args(self, args: Sequence[str] | None = None, **settings: Any) -> Any:  # type: ignore[override]
+        options = super().parse_args(args, **settings)
+        files = [Path(str(file)).read_text() for file in options.config or []]
+        options.given = given_settings(sys.argv[1:] if args is None else args, files)
+        return options
+
+
+def given_settings(arguments: Sequence[str], files: Sequence[str]) -> set[str]:
+    """The settings that flags, and of noise and classifier those that recipes (YAML), ask for.
+
+    A recipe's noise settings are no request where a flag chooses another kind, nor where they are
+    the defaults, which stand in the config.yaml of every run; nor are its settings of the
+    classifier where a flag gives it an `init`.
+    """
+    given: set[str] = set()
+    for argument, after in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if not argument.startswith("--"):
+            continue
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if name in ("noise", "classifier"):
+            text = value if equals else after
+            is_file = text.endswith((".yaml", ".yml", ".json"))
+            given |= _names(name, Path(text).read_text() if is_file else text)
+        else:
+            given.add(".".join(name.split(".")[:2]))
+    kind_by_flag = "noise.kind" in given
+    for text in files:
+        tree = yaml.safe_load(text) or {}
+        if not kind_by_flag:
+            noise = tree.get("noise") or {}
+            changed = {name for name, value in noise.items() if value != DEFAULT_NOISE.get(name)}
+            given |= {f"noise.{name}" for name in changed}
+        if tree.get("init") is not None:
+            given |= _names("classifier", tree.get("classifier"))
+    return given
+
+
+def _names(group: str, settings: Any) -> set[str]:
+    tree = yaml.safe_load(settings) if isinstance(settings, str) else settings
+    return {f"{group}.{name}" for name in tree} if isinstance(tree, Mapping) else set()
+
+
+def _of_group(given: set[str], group: str) -> set[str]:
+    """The names of one group without its prefix."""
+    return {name.removeprefix(f"{group}.") for name in given if name.startswith(f"{group}.")}
+
 
 def parser() -> Parser:
     """The command's arguments."""
-    made = Parser(prog="concert train", description=COMMANDS["train"])
+    made = RecipeParser(prog="concert train", description=COMMANDS["train"])
     made.usage = "concert train CONFIG [--out DIR] [--data.path DIR] [--SETTING VALUE ...]"
     made.add_argument(
         "--config", action=ActionConfigFile, help="recipe (YAML), also the first argument"
@@ -32,13 +91,17 @@ def parser() -> Parser:
     made.add_argument(
         "--out", type=Path | None, default=None, help="run folder (default runs/DATA/RECIPE)"
     )
+    made.add_argument(
+        "--trust", action="store_true", help="import the classifier code that the run of init names"
+    )
     made.add_class_arguments(Recipe, None)
     return made
 
 
 def recipe_of(options: Any) -> Recipe:
-    """The recipe that the command's options say."""
-    return Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
+    """The recipe that the command's options say, with the classifier of its `init`, if any."""
+    recipe = Recipe(**{entry.name: getattr(options, entry.name) for entry in fields(Recipe)})
+    return settle_classifier(recipe, _of_group(options.given, "classifier"), options.trust)
 
 
 def run(options: Any, argv: list[str]) -> int:
@@ -47,6 +110,9 @@ def run(options: Any, argv: list[str]) -> int:
     import_from_here()
     name = Path(str(options.config[0])).stem if options.config else recipe.objective.name
     out = options.out or Path("runs") / recipe.data.name / name
+    if not (out / "config.yaml").is_file():
+        # Not for a run that is under way: it was begun with these settings.
+        check_noise_settings(recipe.noise.kind, _of_group(options.given, "noise"))
     console = make_console()
     if (out / "model" / "config.json").is_file():
         # Still checked: another recipe must not pass for this one.
@@ -58,7 +124,8 @@ def run(options: Any, argv: list[str]) -> int:
             console.print(f"stopped; the same command goes on from {out}")
             return INTERRUPTED
         console.print(f"trained: {out}")
-    console.print(f"next: concert certify {shlex.quote(str(out))}")
+    trust = " --trust" if is_foreign(recipe.classifier.name) else ""
+    console.print(f"next: concert certify {shlex.quote(str(out))}{trust}")
     return 0
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 
+from concert.comparison.products import LOG, VARIANCE
 from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import ConcertError
 from concert.evaluation import rendering, tables
@@ -17,10 +20,40 @@ from concert.evaluation.report import write_report
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog, read_log
 
-SOURCES = (
-    "paper: as printed; its n is not stated, it trained for 300 epochs (ImageNet: 120). here: the "
-    "logs of this comparison; runs.csv has what each run cost."
+SOURCES: Final = (
+    "paper: as printed; its n is not stated; it trained Concert for 300 epochs (ImageNet: 120) and "
+    "does not say for how many the other methods. here: the logs of this comparison; runs.csv has "
+    "what each run cost."
 )
+# Files of an earlier report that this one may not have.
+CHANGING: Final = ("figure-*.png", "paper.csv", "paper.md", "paper.tex", "gradient_variance.csv")
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The runs of a comparison that have a log, their logs, and why each of the others has none."""
+
+    runs: list[PlannedRun]
+    logs: list[LoadedLog]
+    missing: dict[str, str]
+
+
+def read_logs(comparison: Comparison) -> Certified:
+    """The logs of all runs that can be read; writes nothing."""
+    found = Certified([], [], {})
+    for run in comparison.runs:
+        file = run.folder / LOG
+        try:
+            log = read_log(file) if file.is_file() else None
+        except ConcertError as error:
+            found.missing[run.name] = str(error)
+            continue
+        if log is None:
+            found.missing[run.name] = "not certified"
+        else:
+            found.runs.append(run)
+            found.logs.append(log)
+    return found
 
 
 def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
@@ -28,27 +61,39 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
 
     All that `concert report` writes; paper.{csv,md,tex} (Tables 1, 6, 7), table8.csv, table9.csv;
     a figure for each group of runs (Figures 3 and 4); runs.csv (what each run cost); and
-    gradient_variance.csv where it was measured (Eq. 12). Runs without a log are left out.
+    gradient_variance.csv where it was measured (Eq. 12). Runs without a log are named in the notes
+    of the tables. Such files of an earlier report that this one does not have are removed. Raises
+    ConcertError if no run has a log.
     """
-    certified = [run for run in comparison.runs if (run.folder / "certify.tsv").is_file()]
-    logs = [read_log(run.folder / "certify.tsv") for run in certified]
+    found = read_logs(comparison)
+    certified, logs = found.runs, found.logs
     if not logs:
-        raise ConcertError("no run has been certified: see train.log in the runs' folders")
-    notes = [SOURCES, *tables.data_notes(logs), *tables.run_notes(logs)]
+        name, why = next(iter(found.missing.items()))
+        raise ConcertError(
+            f"no run has been certified ({name}: {why}): see train.log and certify.log in the "
+            "runs' folders"
+        )
+    missing = [f"Not in this report: {name} ({why})." for name, why in found.missing.items()]
+    notes = [*missing, *tables.data_notes(logs), *tables.run_notes(logs)]
     costs = run_costs(certified, logs)
+    epochs = list(zip(costs["seconds per epoch"], costs["training images"], strict=True))
     contents: dict[str, str | bytes] = {
         "runs.csv": rendering.to_csv(costs),
         "table8.csv": rendering.to_csv(table_8(logs)),
+        "table9.csv": rendering.to_csv(table_9(logs, epochs)),
     }
-    epoch, certification = costs["seconds per epoch"], costs["seconds per image"]
-    contents["table9.csv"] = rendering.to_csv(table_9(certification.mean(), epoch.mean()))
-    table = beside_the_paper(logs)
-    if table is not None:
+    if missing:
+        table = tables.comparison_table(logs)
+        contents["table.txt"] = rendering.to_text(table, notes)
+        contents["table.md"] = rendering.to_markdown(table, notes)
+        contents["table.tex"] = rendering.to_latex(table, notes)
+    beside = beside_the_paper(logs)
+    if beside is not None:
         number = TABLE_OF[tables.require_one_dataset(logs)]
-        contents["paper.csv"] = rendering.to_csv(table)
-        lines = [f"Columns and first rows: the paper's Table {number}.", *notes]
-        contents["paper.md"] = rendering.to_markdown(table, lines)
-        contents["paper.tex"] = rendering.to_latex(table, lines)
+        lines = [f"Columns and first rows: the paper's Table {number}.", SOURCES, *notes]
+        contents["paper.csv"] = rendering.to_csv(beside)
+        contents["paper.md"] = rendering.to_markdown(beside, lines)
+        contents["paper.tex"] = rendering.to_latex(beside, lines)
     for group, members in grouped(certified, logs).items():
         contents[f"figure-{group}.png"] = certified_accuracy_figure(members)
     variances = gradient_variances(certified)
@@ -57,7 +102,10 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     files = write_report(logs, out)
     for name, content in contents.items():
         write_atomically(out / name, content)
-    return files + [out / name for name in contents]
+    for file in (file for pattern in CHANGING for file in out.glob(pattern)):
+        if file.name not in contents:
+            file.unlink()
+    return list(dict.fromkeys([*files, *(out / name for name in contents)]))
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:
@@ -97,7 +145,7 @@ def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:
     """The measured variances of all runs, a row for each run, network, form of the loss and m."""
     rows = []
     for run in runs:
-        file = run.folder / "gradient_variance.json"
+        file = run.folder / VARIANCE
         if file.is_file():
             measured = json.loads(file.read_text(encoding="utf-8"))["variances"]
             rows += [{"run": run.name, **row} for row in measured]

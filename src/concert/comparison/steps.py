@@ -1,13 +1,13 @@
 """The steps of a comparison: commands in processes of their own, side by side, done only once.
 
 A step that ended well is noted in its run's `steps.json` with its arguments, and is left out as
-long as they are the same. An interrupted one goes on where it was, as its command does.
+long as they are the same and what it made is there. Another one goes on where it was, as its
+command does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -18,11 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from concert.comparison.products import (
+    VARIANCE,
+    is_whole,
+    note_done,
+    read_notes,
+    share_certified,
+    share_trained,
+)
 from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import INTERRUPTED, ConcertError
-from concert.files import lock_file, write_atomically
+from concert.files import lock_file
 
-NOTE: Final = "steps.json"
 PAUSE: Final = 0.2
 
 
@@ -54,20 +61,16 @@ class Step:
     def waits(self) -> bool:
         return self.process is None and self.code is None
 
-    def noted(self) -> bool:
-        """Whether an earlier comparison did the very same."""
-        return _notes(self.run.folder).get(self.kind) == self.arguments
+    def done_before(self) -> bool:
+        """Whether an earlier comparison did the very same, and what it made is still there."""
+        noted = read_notes(self.run.folder).get(self.kind) == self.arguments
+        return noted and is_whole(self.run.folder, self.kind)
 
     def fraction(self) -> float:
         """How much of the step is done, from what it has written."""
         if self.kind == "train":
-            return _lines(self.run.folder / "metrics.csv") / self.run.recipe.training.epochs
-        if self.kind == "certify":
-            log = self.run.folder / "certify.tsv"
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                described = json.loads(log.with_suffix(".json").read_text(encoding="utf-8"))
-                return _lines(log) / int(described["info"]["subset_images"])
-        return 0.0
+            return share_trained(self.run.folder, self.run.recipe.training.epochs)
+        return share_certified(self.run.folder) if self.kind == "certify" else 0.0
 
 
 @dataclass
@@ -112,11 +115,12 @@ def steps_of(comparison: Comparison) -> list[Step]:
         certify = ["-m", "concert", *run.certify]
         steps += [trained, Step(run, "certify", certify, after=trained)]
         if run.gradient_variance:
-            out = run.folder / "gradient_variance.json"
             tool = ["-m", "concert.evaluation.gradient_variance", str(run.folder)]
             path = run.recipe.data.path
             tool += [] if path is None else ["--data.path", str(path)]
-            steps.append(Step(run, "variance", [*tool, "--out", str(out)], after=trained))
+            tool += ["--trust", "true"] if run.trust else []
+            tool += ["--out", str(run.folder / VARIANCE)]
+            steps.append(Step(run, "variance", tool, after=trained))
     return steps
 
 
@@ -146,9 +150,6 @@ def perform(
     A step that fails leaves out those after it in its run; the others go on.
     """
     progress = Progress(list(steps), comparison.jobs)
-    for step in steps:
-        if step.noted():
-            step.code = 0
     stopping = False
     try:
         while True:
@@ -166,7 +167,12 @@ def perform(
                 break
             for step in steps:
                 ready = step.waits and (step.after is None or step.after.code == 0)
-                if not stopping and ready and len(progress.running()) < comparison.jobs:
+                if not ready or stopping:
+                    continue
+                # Asked only now: what an earlier step of the run has just made counts.
+                if step.done_before():
+                    step.code = 0
+                elif len(progress.running()) < comparison.jobs:
                     _start(step, comparison.threads, lock)
                     progress.started[step.name] = step.fraction()
             show(progress)
@@ -203,27 +209,10 @@ def _end(step: Step) -> None:
     if step.code is not None:
         step.seconds = time.monotonic() - step.began
     if step.code == 0:
-        notes = _notes(step.run.folder) | {step.kind: step.arguments}
-        write_atomically(step.run.folder / NOTE, json.dumps(notes, indent=1) + "\n")
+        note_done(step.run.folder, step.kind, step.arguments)
 
 
 def _signal(step: Step, number: int) -> None:
     assert step.process is not None
     with contextlib.suppress(ProcessLookupError):
         step.process.send_signal(number)
-
-
-def _notes(folder: Path) -> dict[str, list[str]]:
-    try:
-        found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _lines(file: Path) -> int:
-    """Complete lines below the first."""
-    try:
-        return max(0, file.read_bytes().count(b"\n") - 1)
-    except OSError:
-        return 0

@@ -1,6 +1,6 @@
 """The variance of the gradient of the classification loss in its two forms (Eq. 12).
 
-    python -m concert.evaluation.gradient_variance RUN [--data.path DIR] [--out FILE]
+    python -m concert.evaluation.gradient_variance RUN [--data.path DIR] [--trust true] [--out FILE]
 
 The paper moves the logarithm inside the mean over noisy copies because the gradient of
 -log(mean f_y) has a large variance. Both forms are estimated on the same images and the same noise,
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from concert.commands.loading import data_of, import_from_here
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
@@ -122,21 +123,27 @@ def main(
     data: DataSettings | None = None,
     images: int = 32,
     repetitions: int = 50,
+    trust: bool = False,
     out: Path | None = None,
 ) -> str:
-    """The variances for the first training images of a run as JSON, also written to `out`."""
-    data = data or DataSettings()
-    name = read_description(run)[0].data
-    loaded = load_images(name, "train", data.path, data.size)
+    """The variances for the first training images of a run as JSON, also written to `out`.
+
+    `data`: where the run's own data are now, if not where they were; its name is not used. `trust`:
+    import the run's own classifier code. Raises ConcertError for a run that cannot be loaded.
+    """
+    own = data_of(run, read_description(run)[0].data, replace(data or DataSettings(), name=""))
+    if trust:
+        import_from_here()
+    smoothed = load(run, trust)
+    loaded = load_images(own.name, "train", own.path, own.size)
     chosen = subset_indices(len(loaded), f"first:{images}")
-    smoothed = load(run)
     noise = smoothed.noise.requires_grad_(True)
     classifier = smoothed.classifier.requires_grad_(True)
     found = gradient_variance(
         classifier, noise, loaded.images(chosen), loaded.labels[chosen], repetitions=repetitions
     )
     record = {
-        "data": name,
+        "data": own.name,
         "images": len(chosen),
         "repetitions": repetitions,
         "variances": [asdict(each) for each in found],

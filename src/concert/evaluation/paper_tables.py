@@ -1,7 +1,7 @@
 """The paper's numbers beside those of certification logs: Tables 1 to 9.
 
 The numbers are in `paper/tableN.csv`, with the paper's rows and columns. It gives its n nowhere and
-trained for 300 epochs (ImageNet: 120); its radius for Concert holds for frozen noise.
+says of Concert alone how long it trained; its radius for Concert holds for frozen noise.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ TABLE_OF_ATTACK: Final = {
 }
 # A map that is the same for all images is not the paper's method.
 OTHER_METHODS: Final = ("Concert (static)",)
+# The upper end of the paper's box for Concert, by the sigma of the row.
+UPPER_END: Final = {"0.25": 0.5, "0.5": 1.0, "1.0": 1.5}
+# Noise whose sigma map is another for each image.
+WITH_MAPS: Final = ("generated", "queried")
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -51,9 +55,9 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     """Each row of Table 1, 6 or 7, and below it the logs of the same method and noise.
 
     Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval; logs of
-    methods that the paper does not have come last. Concert's rows are by the lower end of the box,
-    and every log of it, whatever its certificate, stands below the paper's Concert: the column
-    `guarantee` tells them apart. None for data that the paper does not have.
+    methods and noise that the paper does not have come last. Concert's rows are by the box
+    (`matches`), and every log of it, whatever its certificate, stands below the paper's Concert:
+    the column `guarantee` tells them apart. None for data that the paper does not have.
     """
     number = TABLE_OF.get(require_one_dataset(logs))
     if number is None:
@@ -64,8 +68,6 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     rows: list[dict[str, object]] = []
     for _, printed in table.iterrows():
         fits = [matches(label, printed["sigma"], printed["method"]) for _, label in left]
-        if not any(fits):
-            continue
         ours = [pair for pair, fit in zip(left, fits, strict=True) if fit]
         left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
         rows.append(
@@ -123,15 +125,23 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
 
 
 def matches(label: RowLabel, sigma: str, method: str) -> bool:
-    """Whether a log belongs to the paper's row of this sigma (or lower end) and method."""
+    """Whether a log belongs to the paper's row of this sigma and method.
+
+    Of Concert, a log whose box begins at sigma and ends no higher than the paper's does, because
+    recipes take a share of the box; of the others, a log with noise of this one level.
+    """
     if label.method.startswith(OTHER_METHODS):
         return False
     ours = label.method.split()[0].lower() if label.method else ""
     try:
-        low = float(label.sigma.split("-")[0])
+        low, *high = map(float, label.sigma.split("-"))
     except ValueError:
         return False
-    return ours == method.lower() and low == float(sigma)
+    if ours != method.lower() or low != float(sigma):
+        return False
+    if method != "Concert":
+        return not high
+    return len(high) == 1 and low < high[0] <= UPPER_END[sigma]
 
 
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:
@@ -153,15 +163,58 @@ def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str,
 
 
 def table_8(logs: Sequence[LoadedLog]) -> pd.DataFrame:
-    """Minimum, median and maximum over images of the smallest sigma of a map, after the paper's."""
-    printed = paper_table(8).assign(method="Concert", source="paper", N=500)
-    ours = sigma_statistics(logs).assign(source="here")
-    columns = ["sigma", "method", "source", "min", "median", "max", "N"]
+    """Minimum, median and maximum over images of the smallest sigma of a map, after the paper's.
+
+    Only logs whose noise has a map for each image: of others there is nothing to vary.
+    """
+    printed = paper_table(8).assign(method="Concert", source="paper", data="cifar10", N=500)
+    ours = sigma_statistics(logs).assign(source="here", data=require_one_dataset(logs))
+    ours = ours[[_noise_kind(log) in WITH_MAPS for log in logs]]
+    columns = ["sigma", "method", "source", "data", "min", "median", "max", "N"]
     return pd.concat([printed[columns], ours[columns]], ignore_index=True)
 
 
-def table_9(certification: float, epoch: float) -> pd.DataFrame:
-    """Mean seconds of a certification and a training epoch beside the paper's (two P100 GPUs)."""
-    printed = paper_table(9).rename(columns={"seconds": "paper"})
-    ours = {"Single Certification": certification, "Training epoch": epoch}
-    return printed.assign(here=printed["item"].map(ours))
+def table_9(logs: Sequence[LoadedLog], epochs: Sequence[tuple[float, int]]) -> pd.DataFrame:
+    """Mean seconds of a certification and of a training epoch of Concert, after the paper's.
+
+    `epochs`: for each log, the mean seconds of its run's epochs and the images of one. Columns:
+    item, source, sigma, method, data, n (certifying draws), machine (of ours, the engine and torch
+    of the certification), images (that the mean is over, or of an epoch), seconds; all but the
+    last are text, "" where nothing is known. Logs of other methods are left out.
+    """
+    data = require_one_dataset(logs)
+    here: dict[str, list[dict[str, object]]] = {"Single Certification": [], "Training epoch": []}
+    for log, label, (seconds, images) in zip(logs, row_labels(logs), epochs, strict=True):
+        if label.method.split()[:1] != ["Concert"]:
+            continue
+        run = {"source": "here", "sigma": label.sigma, "method": label.method, "data": data}
+        here["Single Certification"].append(
+            {**run, "n": "" if draws(log) is None else str(draws(log)), "machine": _machine(log)}
+            | {"images": str(len(log.frame)), "seconds": float(log.frame["time"].mean())}
+        )
+        here["Training epoch"].append(
+            {**run, "n": "", "machine": "", "images": str(images), "seconds": seconds}
+        )
+    rows: list[dict[str, object]] = []
+    for item, seconds in paper_table(9).itertuples(index=False):
+        rows.append(
+            {"item": item, "source": "paper", "sigma": "", "method": "Concert", "data": "cifar10"}
+            | {"n": "" if item == "Training epoch" else "not stated", "machine": "two P100 GPUs"}
+            | {"images": "", "seconds": seconds}
+        )
+        rows += [{"item": item, **row} for row in here.get(item, [])]
+    return pd.DataFrame(rows)
+
+
+def _noise_kind(log: LoadedLog) -> str:
+    noise = log.run["identity"].get("noise")
+    described = noise.get("kind") if isinstance(noise, dict) else None
+    return str(log.run["info"].get("noise") or described or "")
+
+
+def _machine(log: LoadedLog) -> str:
+    """What is known of what a log was made with: the engine and the version of torch."""
+    versions = log.run["info"].get("versions")
+    torch = versions.get("torch") if isinstance(versions, dict) else None
+    known = (log.run["identity"].get("engine"), f"torch {torch}" if torch else None)
+    return ", ".join(str(each) for each in known if each)

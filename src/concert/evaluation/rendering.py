@@ -20,6 +20,11 @@ _CONVENTION = (
     "radius with its 95 % bootstrap interval over images, wrong and abstained images counting 0. "
     "Accuracies and radii are rounded down."
 )
+_CONVENTION_BESIDE_THE_PAPER = (
+    "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
+    "radius, wrong and abstained images counting 0; interval: its 95 % bootstrap interval over "
+    "images. Accuracies, radii and lower ends are rounded down, upper ends up."
+)
 _NO_INTERVAL = (
     "An AMCR of fewer than 10 images, or of images that all have the same radius, has no interval."
 )
@@ -42,10 +47,7 @@ def notes(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> list[str]:
     """What stands below a table: how to read it, what its guarantees mean, notes on the data."""
     present = {name for cell in table["guarantee"] for name in cell.split(JOINT)}
     sentences = [f"{each.value}: {each.sentence}" for each in Guarantee if each.value in present]
-    convention = [_CONVENTION] if "AMCR low" in table else []
-    if convention and table["AMCR low"].isna().any():
-        convention.append(_NO_INTERVAL)
-    return [*convention, *sentences, *data_notes]
+    return [*_convention(table), *sentences, *data_notes]
 
 
 def to_text(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> str:
@@ -96,6 +98,18 @@ def to_latex(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> str:
 def printed(table: pd.DataFrame) -> dict[str, list[str]]:
     """The cells by column as all forms but CSV print them."""
     return _shown(table)
+
+
+def _convention(table: pd.DataFrame) -> list[str]:
+    """How to read the AMCR of a table of logs, or of one with the paper's rows; [] without it."""
+    if "AMCR low" in table:
+        said, lacking = _CONVENTION, table["AMCR low"].isna()
+    elif "interval" in table:
+        ours = table["source"] != "paper"
+        said, lacking = _CONVENTION_BESIDE_THE_PAPER, ours & (table["interval"] == "")
+    else:
+        return []
+    return [said, _NO_INTERVAL] if lacking.any() else [said]
 
 
 def _styler(columns: Mapping[str, Sequence[str]]) -> Styler:

@@ -1,0 +1,133 @@
+"""What a run of a comparison is checked for before anything is trained.
+
+A mistake in the settings of a certification would else be found after hours of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from concert.building import build_noise, build_objective, describe_noise
+from concert.classifiers.build import CLASSIFIERS, DENOISERS
+from concert.config import ClassifierSettings, DataSettings, Recipe
+from concert.data import subset_indices
+from concert.data.known import KNOWN
+from concert.data.load import SPLITS
+from concert.errors import ConcertError, nearest
+from concert.evaluation.certify import CertifySettings
+from concert.import_paths import is_foreign
+from concert.log_reading import HEADER, complete_lines, load_run, parse_rows, run_path
+from concert.noise import NoiseModel
+from concert.records import COLUMNS
+from concert.sampling import SamplingSettings
+
+# For data sets that are not known by name; only the generator's first layer depends on it.
+ANY_SHAPE: Final = (3, 32, 32)
+# No data set is larger: rules are checked without the images.
+MANY_IMAGES: Final = 10_000_000
+# What a log and a certification that goes on with it must have in common.
+DECIDING: Final = ("n0", "n", "alpha", "seed", "certificate", "stopping", "split")
+
+
+def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
+    """The settings of a run's certification, with its certificate by name.
+
+    `options`: of `concert certify`, parsed. Raises ConcertError where the objective or the noise of
+    the recipe does not exist or does not fit, where the settings can never certify, where a rule
+    for a subset is none, and where a classifier does not exist or is the user's own and not
+    trusted.
+    """
+    noise = noise_of(recipe)
+    build_objective(recipe.objective).check(noise)
+    check_subset_rule(recipe.data.subset)
+    names = (entry.name for entry in fields(CertifySettings))
+    settings = CertifySettings(**{name: getattr(options, name) for name in names})
+    settings.check(noise)
+    if settings.split not in SPLITS:
+        raise ConcertError(nearest("split", settings.split, SPLITS))
+    check_subset_rule(settings.subset)
+    SamplingSettings(options.batch_size, options.vote_margin, options.workers)
+    check_classifier(recipe.classifier, options.trust)
+    return replace(settings, certificate=settings.certificate_of(noise))
+
+
+def noise_of(recipe: Recipe) -> NoiseModel:
+    """The noise model of a recipe with fresh weights."""
+    shape = shape_of(recipe.data)
+    return build_noise(describe_noise(recipe.noise, shape), shape)
+
+
+def shape_of(data: DataSettings) -> tuple[int, int, int]:
+    """(channels, height, width) of known images, `ANY_SHAPE` for others, in the size given."""
+    channels, height, width = KNOWN[data.name].shape if data.name in KNOWN else ANY_SHAPE
+    return (channels, height, width) if data.size is None else (channels, data.size, data.size)
+
+
+def check_subset_rule(rule: str) -> None:
+    """Refuse a rule for a subset that is none, whatever the number of images."""
+    count = "".join(rule.split(":")[1:2])
+    asked = int(count) if count.isascii() and count.isdigit() else 1
+    subset_indices(min(max(asked, 1), MANY_IMAGES), rule)
+
+
+def check_classifier(settings: ClassifierSettings, trust: bool) -> None:
+    """Refuse networks that do not exist, and those that `concert certify` may not import."""
+    named = (("classifier", settings.name, CLASSIFIERS), ("denoiser", settings.denoiser, DENOISERS))
+    for kind, name, ours in named:
+        if name is None or name in ours:
+            continue
+        if "." not in name:
+            raise ConcertError(nearest(kind, name, ours))
+        if is_foreign(name) and not trust:
+            raise ConcertError(
+                f"{kind} '{name}' is code from outside concert: if you trust it, say so with "
+                "'certify: {trust: true}'"
+            )
+
+
+def check_log(log: Path, settings: CertifySettings, options: Any) -> None:
+    """Refuse a log that was made with other settings than these; writes nothing.
+
+    `settings`: as `check_settings` gives them. `options`: of `concert certify`, parsed. A log that
+    is not there or has not begun is no obstacle, and the subset may grow.
+    """
+    try:
+        content = log.read_bytes()
+    except FileNotFoundError:
+        return
+    if HEADER.startswith(content):
+        return
+    described = run_path(log)
+    remedy = f"delete {log} and {described.name}, or choose another --out"
+    if not content.startswith(HEADER + b"\n"):
+        raise ConcertError(f"{log} is not a certification log of this version: {remedy}")
+    try:
+        identity = load_run(described)["identity"]
+    except FileNotFoundError:
+        raise ConcertError(f"{log} cannot be resumed without {described.name}: {remedy}") from None
+    data = identity.get("data")
+    data = data if isinstance(data, dict) else {}
+    there = identity | {"split": data.get("split")}
+    here = {name: getattr(settings, name) for name in DECIDING}
+    here["vote_margin"] = options.vote_margin
+    if options.batch_size:
+        here["batch_size"] = options.batch_size
+    if "n_select" in there:
+        here["n_select"] = settings.n_select
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise ConcertError(
+                f"{log} was made with {name} = {there.get(name)}, this comparison has {value}: "
+                f"{remedy}"
+            )
+    if there.get("subset") != settings.subset:
+        lines, _ = complete_lines(content, ours=True)
+        logged = {row["idx"] for row in parse_rows(log, lines, COLUMNS)}
+        asked = subset_indices(int(data.get("images", MANY_IMAGES)), settings.subset)
+        if not logged <= set(asked):
+            raise ConcertError(
+                f"{log} has images of subset {there.get('subset')} that {settings.subset} does not "
+                f"have: {remedy}"
+            )

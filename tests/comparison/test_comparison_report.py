@@ -1,0 +1,103 @@
+"""The report of a comparison, on runs that are written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from specs import SPEC, change
+from written_runs import IDENTITY, write_log
+
+from concert.comparison.report import SOURCES, read_logs, write_comparison
+from concert.comparison.spec import Comparison, read_spec
+from concert.errors import ConcertError
+
+GENERATED = {"method": "Concert (generated)", "noise": "generated", "sigma": "0.25-0.475"}
+
+
+def two_runs(folder: Path, data: str = "digits") -> Comparison:
+    """Both runs of the specification, finished."""
+    comparison = read_spec("spec.yaml", Path("out"))
+    write_log(folder / "out" / "cohen", data=data)
+    write_log(folder / "out" / "beta-0", {"certificate": "frozen"}, data=data, **GENERATED)
+    return comparison
+
+
+def test_runs_that_are_missing_are_named(folder: Path) -> None:
+    comparison = two_runs(folder)
+    report = folder / "out" / "report"
+    write_comparison(comparison, report)
+    assert "Not in this report" not in (report / "table.txt").read_text()
+    (folder / "out" / "cohen" / "certify.tsv").unlink()
+    files = write_comparison(comparison, report)
+    assert len(files) == len(set(files))
+    for name in ("table.txt", "table.md", "table.tex"):
+        assert "Not in this report: cohen (not certified)." in (report / name).read_text()
+    assert list(pd.read_csv(report / "runs.csv")["run"]) == ["beta-0"]
+
+
+def test_a_damaged_log_is_named_and_the_others_reported(folder: Path) -> None:
+    comparison = two_runs(folder, "mnist")
+    log = folder / "out" / "cohen" / "certify.tsv"
+    log.write_text(log.read_text().replace("\t0\t", "\t?\t", 1))
+    write_comparison(comparison, folder / "report")
+    text = (folder / "report" / "paper.md").read_text()
+    assert "Not in this report: cohen (" in text
+    assert "certify.tsv, line 2" in text
+    assert list(read_logs(comparison).missing) == ["cohen"]
+
+
+def test_without_any_log_there_is_no_report(folder: Path) -> None:
+    comparison = read_spec("spec.yaml", Path("out"))
+    with pytest.raises(ConcertError, match=r"cohen: not certified.*train\.log and certify\.log"):
+        write_comparison(comparison, folder / "report")
+    assert not (folder / "report").exists()
+
+
+def test_the_papers_numbers_are_explained(folder: Path) -> None:
+    write_comparison(two_runs(folder, "mnist"), folder / "report")
+    for name in ("paper.md", "paper.tex"):
+        text = " ".join((folder / "report" / name).read_text().replace(r"\%", "%").split())
+        assert "interval: its 95 % bootstrap interval over images" in text
+        assert "rounded down" in text
+        assert SOURCES in text
+    assert "it trained Concert for 300 epochs" in SOURCES
+
+
+def test_table_9_has_a_row_for_each_run_of_concert(folder: Path) -> None:
+    write_comparison(two_runs(folder), folder / "report")
+    table = pd.read_csv(folder / "report" / "table9.csv", keep_default_na=False)
+    here = table[table["source"] == "here"]
+    assert list(here["method"]) == ["Concert (generated)"] * 2
+    assert list(here["data"]) == ["digits"] * 2
+    assert list(here["seconds"]) == [0.5, 3.0]
+    assert list(here["images"]) == ["4", "128"]
+    statistics = pd.read_csv(folder / "report" / "table8.csv")
+    assert list(statistics["data"]) == ["cifar10"] * 3 + ["digits"]
+
+
+def test_figures_of_groups_that_are_gone_are_removed(folder: Path) -> None:
+    report = folder / "out" / "report"
+    write_comparison(two_runs(folder, "mnist"), report)
+    figures = {"figure-0.25.png", "figure-beta.png"}
+    assert figures < {file.name for file in report.iterdir()}
+    assert (report / "paper.md").is_file()
+    change(folder, runs=["cohen.yaml", SPEC["runs"][1] | {"groups": ["kappa", "kappa"]}])
+    (report / "mine.png").write_bytes(b"")
+    write_comparison(read_spec("spec.yaml", Path("out"), None), report)
+    left = {file.name for file in report.iterdir()}
+    assert {name for name in left if name.startswith("figure-")} == {
+        "figure-0.25.png",
+        "figure-kappa.png",
+    }
+    assert {"mine.png", "paper.md", "table.txt"} <= left
+    for name in ("cohen", "beta-0"):
+        (folder / "out" / name / "certify.tsv").unlink()
+    two_runs(folder)
+    write_comparison(read_spec("spec.yaml", Path("out"), None), report)
+    assert not (report / "paper.md").exists()
+
+
+def test_the_logs_here_are_those_of_the_specification() -> None:
+    assert IDENTITY["n"] == SPEC["certify"]["n"]
