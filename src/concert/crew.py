@@ -22,6 +22,7 @@ import torch
 from concert.data.cache import cache_folder
 from concert.engines import Engine
 from concert.files import write_atomically
+from concert.tracing import GATE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,12 @@ class Crew:
 
     def submit(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> Future[T]:
         """Have a worker do it, after what was submitted before."""
-        return self._pool.submit(work, *args, **named)
+
+        def passing() -> T:
+            with GATE.passing():
+                return work(*args, **named)
+
+        return self._pool.submit(passing)
 
     def close(self) -> None:
         """End the workers when they have done what was submitted."""

@@ -15,6 +15,7 @@ from torch.fx.experimental.optimization import fuse
 from concert.errors import ConcertError
 from concert.memory import channels_last
 from concert.rewriting import rewritten
+from concert.tracing import GATE
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def inference_copy(
     with torch.inference_mode():
         wanted = plain(probe)
         try:
-            folded = fuse(plain)
+            with GATE.tracing():
+                folded = fuse(plain)
             if probe.device.type == "cpu":
                 folded = rewritten(folded)
             folded = channels_last(folded)
