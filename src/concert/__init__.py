@@ -3,6 +3,7 @@
 from concert.certificates import Guarantee, Region
 from concert.errors import ConcertError
 from concert.noise import (
+    BandedNoise,
     GeneratedNoise,
     GridNoise,
     IsotropicNoise,
@@ -16,6 +17,7 @@ from concert.sampling import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 __all__ = [
+    "BandedNoise",
     "Certification",
     "ConcertError",
     "GeneratedNoise",

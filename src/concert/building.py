@@ -22,6 +22,7 @@ from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
 from concert.generator import build_generator
 from concert.noise import (
+    BandedNoise,
     GeneratedNoise,
     GridNoise,
     IsotropicNoise,
@@ -37,6 +38,7 @@ _GENERATOR: Final = (*_BOX, "generator", "generator_args")
 # The settings that a kind of noise is made of.
 NOISE_SETTINGS: Final = {
     "isotropic": ("sigma", "grid"),
+    "banded": ("sigma", "chroma_sigma", "smooth_sigma", "block"),
     "static": _BOX,
     "generated": _GENERATOR,
     "queried": (*_GENERATOR, "query_sigma"),
@@ -86,6 +88,16 @@ def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict
     if settings.kind == "isotropic":
         grid = {} if settings.grid is None else {"grid": settings.grid}
         return {"kind": "isotropic", "sigma": settings.sigma, **grid}
+    if settings.kind == "banded":
+        sigma = settings.sigma
+        chroma = sigma if settings.chroma_sigma is None else settings.chroma_sigma
+        smooth = sigma if settings.smooth_sigma is None else settings.smooth_sigma
+        levels = {"sigma": sigma, "chroma_sigma": chroma, "smooth_sigma": smooth}
+        return {
+            "kind": "banded",
+            **levels,
+            "block": 8 if settings.block is None else settings.block,
+        }
     if settings.grid is not None:
         raise ConcertError(
             f"noise.grid is for isotropic noise only, not {settings.kind}: remove it"
@@ -128,6 +140,8 @@ def build_noise(
         if "grid" in described:
             return GridNoise(described["sigma"], described["grid"])
         return IsotropicNoise(described["sigma"])
+    if kind == "banded":
+        return BandedNoise(*(described[name] for name in NOISE_SETTINGS["banded"]))
     if kind == "static":
         placeholder = torch.full(shape, float(described["low"]))
         return StaticNoise(placeholder if sigma_map is None else sigma_map)
@@ -139,9 +153,7 @@ def build_noise(
         return GeneratedNoise(generator)
     if kind == "queried":
         return QueriedNoise(generator, described["query_sigma"], low, high)
-    raise ConcertError(
-        nearest("noise model", str(kind), ["isotropic", "static", "generated", "queried"])
-    )
+    raise ConcertError(nearest("noise model", str(kind), NOISE_SETTINGS))
 
 
 def describe_classifier(

@@ -18,6 +18,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from concert.bands import Bands
 from concert.input_dependent import input_dependent_radius
 from concert.regions import Guarantee, Region, Regions, empty, union
 from concert.split_kl import lipschitz_radius
@@ -28,6 +29,7 @@ __all__ = [
     "Region",
     "Regions",
     "algorithm2",
+    "banded",
     "empty",
     "frozen",
     "isotropic",
@@ -118,6 +120,26 @@ def static(p_lower: float, sigma_map: Tensor) -> Region:
     """
     radius, axes = _ellipsoid(p_lower, sigma_map)
     return Region("static", Guarantee.DEPLOYED, radius, axes.numel(), axes)
+
+
+def banded(p_lower: float, sigmas: Bands) -> Region:
+    """Ellipsoid along colour, smooth brightness and detail, for noise of levels `sigmas` there.
+
+    Cohen's theorem in the coordinates A^-1 z, where A multiplies each part by its level; A does not
+    depend on the input, so the region holds for the classifier as deployed. A is applied in
+    float32, where an error of the largest level counts beside the smallest.
+    """
+    levels = list(sigmas.axes)
+    if not all(level > 0 and math.isfinite(level) for level in levels):
+        raise ValueError("every level of the noise must be positive and finite")
+    slack = MAP_ROUNDING * max(levels) / min(levels)
+    factor = normalized_radius(p_lower) * max(0.0, 1.0 - slack)
+    dim = math.prod(sigmas.shape)
+    if factor <= 0:
+        return empty("banded", Guarantee.DEPLOYED, dim)
+    axes = sigmas.scaled(factor)
+    radius = math.nextafter(min(axes.axes), 0.0)
+    return Region("banded", Guarantee.DEPLOYED, radius, dim, bands=axes)
 
 
 def frozen(p_lower: float, sigma_map: Tensor) -> Region:

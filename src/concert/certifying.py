@@ -61,4 +61,5 @@ def certification(sampler: Sampler, index: int, procedure: Procedure) -> Steps[C
         sigma_geomean=middle,
         sigma_max=high,
         reason=reason,
+        bands=region.bands,
     )

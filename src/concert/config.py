@@ -60,9 +60,12 @@ class NoiseSettings:
     """The noise model.
 
     Args:
-        kind: isotropic, static, generated (the paper's; frozen-noise guarantee) or queried
-            (guarantee: deployed).
-        sigma: standard deviation of isotropic noise.
+        kind: isotropic, banded (colour, smooth brightness and detail each at a level of its own),
+            static, generated (the paper's; guarantee: frozen-noise) or queried (deployed).
+        sigma: standard deviation of isotropic noise; of banded noise in detail.
+        chroma_sigma: of banded noise in colour; default: sigma.
+        smooth_sigma: of banded noise in brightness that is constant in blocks; default: sigma.
+        block: side of such a block in pixels; default: 8.
         grid: isotropic noise only: images are multiples of 1/grid (255 for 8-bit images), and the
             noise is drawn and added as integers.
         low: lower end of the sigma map's box (a of Eq. 14).
@@ -74,8 +77,11 @@ class NoiseSettings:
         generator_args: further constructor arguments of the generator.
     """
 
-    kind: Literal["isotropic", "static", "generated", "queried"] = "queried"
+    kind: Literal["isotropic", "banded", "static", "generated", "queried"] = "queried"
     sigma: float = 0.25
+    chroma_sigma: float | None = None
+    smooth_sigma: float | None = None
+    block: int | None = None
     grid: int | None = None
     low: float = 0.25
     high: float = 0.5

@@ -31,7 +31,7 @@ COMMANDS: Final = {
 
 
 CERTIFICATES: Final = (
-    "auto, isotropic, isotropic-grid, static, queried, queried-ball, frozen, algorithm2 or "
+    "auto, isotropic, isotropic-grid, banded, static, queried, queried-ball, frozen, algorithm2 or "
     "lipschitz; which depends on the noise"
 )
 

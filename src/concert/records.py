@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from concert.bands import Bands
 from concert.certificates import Guarantee, Region
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Certification:
     p_lower: lower confidence bound of the event that the radius rests on.
     guarantee, certificate: for whom the region holds, and which theorem gives it.
     axes: semi-axes of the ellipsoid (C, H, W), or None for a ball; not in the log and not compared.
+    bands: those of an ellipsoid along colour and scale, in the place of axes; likewise.
     proxy_volume, log_volume: Eq. 11, and the natural logarithm of the region's true volume.
     n_used, votes: certifying draws, and how many of them voted for each class, length K.
     seed, index: the address of the draws; `index` is the image's position in its data set.
@@ -80,6 +82,7 @@ class Certification:
     sigma_geomean: float
     sigma_max: float
     reason: str
+    bands: Bands | None = field(default=None, compare=False, repr=False)
 
     def region(self, shape: Sequence[int]) -> Region:
         """The certified region around an image of `shape` (C, H, W), which answers `contains`.
@@ -87,8 +90,9 @@ class Certification:
         Raises ValueError for a shape that is not the image's.
         """
         dim = math.prod(shape)
-        region = Region(self.certificate, self.guarantee, self.radius, dim, self.axes)
-        other = self.axes is not None and tuple(self.axes.shape) != tuple(shape)
+        region = Region(self.certificate, self.guarantee, self.radius, dim, self.axes, self.bands)
+        own = self.axes if self.bands is None else self.bands
+        other = own is not None and tuple(own.shape) != tuple(shape)
         if other or not math.isclose(region.log_volume, self.log_volume, rel_tol=1e-9):
             raise ValueError(
                 f"the certified image is not of shape {tuple(shape)}, or its axes are not at hand"

@@ -16,6 +16,8 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
+from concert.bands import Bands
+
 
 class Guarantee(StrEnum):
     """For whom a certified region holds."""
@@ -53,7 +55,9 @@ class Region:
     """Certified perturbations: the ball of `radius` in `dim` dimensions, and an ellipsoid if any.
 
     `axes` holds the ellipsoid's semi-axes, shape (C, H, W): {delta : sum (delta_i/axes_i)^2 < 1}.
-    A perturbation in either is certified; `radius` is the largest certified l2 ball.
+    `bands`, in its place, is an ellipsoid whose axes lie along colour, smooth brightness and detail
+    rather than along pixels. A perturbation in either is certified; `radius` is the largest
+    certified l2 ball.
     """
 
     certificate: str
@@ -61,6 +65,7 @@ class Region:
     radius: float
     dim: int
     axes: Tensor | None = None
+    bands: Bands | None = None
 
     def contains(self, delta: Tensor) -> Tensor:
         """Whether perturbations (C, H, W) or (B, C, H, W) are certified: bool, shape () or (B,).
@@ -69,6 +74,7 @@ class Region:
         """
         delta = torch.as_tensor(delta)
         shape = None if self.axes is None else tuple(self.axes.shape)
+        shape = shape if self.bands is None else self.bands.shape
         if (
             delta.ndim not in (3, 4)
             or delta.shape[-3:].numel() != self.dim
@@ -86,13 +92,22 @@ class Region:
         inside = (values.square().sum() < self.radius**2) & (self.radius > 0)
         if self.axes is not None:
             inside |= (values / self.axes.double().flatten()).square().sum() < 1.0
+        if self.bands is not None:
+            unit = self.bands.divided(values.view(1, *self.bands.shape))
+            inside |= unit.square().sum() < 1.0
         return inside
 
     @property
     def semi_axes(self) -> Tensor:
-        """Semi-axes of the ellipsoid, (C, H, W); of a ball its radius, (dim,). float64."""
+        """Semi-axes of the ellipsoid, (C, H, W); of a ball its radius, (dim,). float64.
+
+        Those of bands, which are no pixels' own, are (dim,) too.
+        """
         if self.axes is not None:
             return self.axes.double()
+        if self.bands is not None:
+            lengths = torch.tensor(list(self.bands.axes), dtype=torch.float64)
+            return lengths.repeat_interleave(torch.tensor(list(self.bands.axes.values())))
         return torch.full((self.dim,), max(self.radius, 0.0), dtype=torch.float64)
 
     @property
@@ -101,8 +116,12 @@ class Region:
 
         Of the ball where that is larger than the ellipsoid.
         """
-        if self.radius <= 0 or self.axes is None:
-            return max(self.radius, 0.0)
+        if self.radius <= 0:
+            return 0.0
+        if self.bands is not None:
+            return max(self.radius, math.exp(self.bands.mean_log))
+        if self.axes is None:
+            return self.radius
         return max(self.radius, math.exp(float(self.axes.double().log().mean())))
 
     @property
@@ -174,8 +193,9 @@ def union(certificate: str, first: Region, second: Region) -> Region:
         raise ValueError("only regions with the same guarantee and dimension can be united")
     certified = [region for region in (first, second) if region.radius > 0]
     axes = next((region.axes for region in certified if region.axes is not None), None)
+    bands = next((region.bands for region in certified if region.bands is not None), None)
     radius = max(first.radius, second.radius)
-    return Region(certificate, first.guarantee, radius, first.dim, axes)
+    return Region(certificate, first.guarantee, radius, first.dim, axes, bands)
 
 
 def empty(certificate: str, guarantee: Guarantee, dim: int) -> Region:

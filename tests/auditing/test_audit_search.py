@@ -135,7 +135,7 @@ def test_projections_and_rounded_images_stay_inside(
     units = 2.0 * torch.randn(6, *shape, generator=generator)
     units[0] *= 1e-3
     part = Part("ellipsoid", axes)
-    inside = project(units, axes.float(), image, boxed)
+    inside = project(units, part, image, boxed)
     assert float(inside.flatten(1).norm(dim=1).max()) < 1
     if not boxed:
         assert torch.equal(inside[0], units[0]), "a point inside stays"

@@ -161,4 +161,5 @@ def find_candidates(
 def _region(claim: Region | Certification, image: Tensor) -> Region:
     if isinstance(claim, Region):
         return claim
-    return Region(claim.certificate, claim.guarantee, claim.radius, torch.numel(image), claim.axes)
+    dim = torch.numel(image)
+    return Region(claim.certificate, claim.guarantee, claim.radius, dim, claim.axes, claim.bands)

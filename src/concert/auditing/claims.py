@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -36,12 +35,13 @@ def claimed_region(
     """
     certificate, radius = str(row["certificate"]), float(row["radius"])
     guarantee, proxy_volume = Guarantee(row["guarantee"]), float(row["proxy_volume"])
-    axes = None
+    axes, bands = None, None
     if proxy_volume > radius:
         unit = _unit_ellipsoid(smoothed.sampler(image.shape), image, row, identity)
-        assert unit.axes is not None
-        axes = unit.axes * (proxy_volume / math.exp(float(unit.axes.log().mean())))
-    return Region(certificate, guarantee, radius, image.numel(), axes)
+        factor = proxy_volume / unit.proxy_volume
+        axes = None if unit.axes is None else unit.axes * factor
+        bands = None if unit.bands is None else unit.bands.scaled(factor)
+    return Region(certificate, guarantee, radius, image.numel(), axes, bands)
 
 
 def _unit_ellipsoid(
@@ -73,7 +73,7 @@ def _unit_ellipsoid(
     _check_map(chosen.sigma_map, row)
     claims = noise.claims(certificate, chosen.sigma_map, chosen.floor)
     regions = [claim.region(UNIT_SHARE) for claim in claims]
-    return next(region for region in regions if region.axes is not None)
+    return next(region for region in regions if region.axes is not None or region.bands is not None)
 
 
 def _check_map(sigma_map: Tensor, row: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The pieces of a claimed region, each an ellipsoid that a search can walk in.
 
-Inside a part a perturbation is written in the part's own units: delta = axes * u, so that the part
-is the open unit ball {u : ||u|| < 1}.
+Inside a part a perturbation is written in the part's own units: delta = A u with a symmetric A, so
+that the part is the open unit ball {u : ||u|| < 1}. A multiplies pixels by their semi-axes, or the
+colour, smooth brightness and detail of an image by theirs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from concert.bands import Bands
 from concert.certificates import Region
 
 # Candidates keep this distance from the boundary, in the part's own units: the region is open, and
@@ -22,14 +24,26 @@ INSIDE: Final = 1e-6
 
 @dataclass(frozen=True)
 class Part:
-    """{delta : sum (delta_i / axes_i)^2 < 1}; `axes` is float64 (C, H, W), `name` says which."""
+    """{A u : ||u|| < 1}; `axes`, float64 (C, H, W) or bands, says what A is, `name` which part."""
 
     name: str
-    axes: Tensor
+    axes: Tensor | Bands
+
+    def times(self, units: Tensor) -> Tensor:
+        """A u for u (S, C, H, W), in its precision."""
+        if isinstance(self.axes, Bands):
+            return self.axes.times(units)
+        return units * self.axes.to(units)
+
+    def divided(self, deltas: Tensor) -> Tensor:
+        """The u (S, C, H, W) of perturbations A u, in their precision."""
+        if isinstance(self.axes, Bands):
+            return self.axes.divided(deltas)
+        return deltas / self.axes.to(deltas)
 
     def norms(self, deltas: Tensor) -> Tensor:
         """Norms of perturbations (S, C, H, W) in the part's own units: (S,) float64."""
-        return lengths(deltas.double().cpu() / self.axes)
+        return lengths(self.divided(deltas.double().cpu()))
 
 
 def lengths(points: Tensor) -> Tensor:
@@ -46,19 +60,18 @@ def spread(values: Tensor) -> Tensor:
 def parts_of(region: Region, shape: Sequence[int]) -> list[Part]:
     """The ball of a certified region for images of `shape`, and its ellipsoid if there is one."""
     ball = Part("ball", torch.full(tuple(shape), region.radius, dtype=torch.float64))
-    if region.axes is None:
-        return [ball]
-    return [ball, Part("ellipsoid", region.axes.double().cpu())]
+    axes = region.bands if region.axes is None else region.axes.double().cpu()
+    return [ball] if axes is None else [ball, Part("ellipsoid", axes)]
 
 
-def project(units: Tensor, axes: Tensor, image: Tensor, boxed: bool) -> Tensor:
+def project(units: Tensor, part: Part, image: Tensor, boxed: bool) -> Tensor:
     """Points (S, C, H, W) of a part, in its units, moved into it; with `boxed` into [0, 1] too.
 
-    A perturbed pixel is clamped first and the whole is then scaled towards the image. Both shorten
-    the perturbation, and the box is star-shaped around the image, so that both constraints hold.
+    A perturbed pixel is clamped first and the whole is then scaled towards the image, which does
+    not leave the box, because it is convex and holds the image.
     """
     if boxed:
-        units = ((image + axes * units).clamp(0.0, 1.0) - image) / axes
+        units = part.divided((image + part.times(units)).clamp(0.0, 1.0) - image)
     scales = ((1.0 - INSIDE) / lengths(units)).clamp(max=1.0)
     return units * spread(scales)
 
@@ -75,7 +88,7 @@ def realize(
     clean, units = image.cpu().double(), units.cpu().double()
     scales, shrink = torch.ones(len(units), dtype=torch.float64), INSIDE
     while True:
-        deltas = spread(scales) * units * part.axes
+        deltas = spread(scales) * part.times(units)
         perturbed = clean + deltas
         if levels is not None:
             perturbed = (perturbed * levels).round() / levels

@@ -181,7 +181,17 @@ def log_identity(log: LoadedLog) -> Mapping[str, Any]:
 
 
 def check_same_run(smoothed: SmoothedClassifier, images: ImageSet, log: LoadedLog) -> None:
-    """Refuse a log of other weights or of other images than those given."""
+    """Refuse a log of another model or of other images than those given."""
+    check_same_model(smoothed, log)
+    if log_identity(log)["data"].get("fingerprint") != images.fingerprint:
+        raise ConcertError(
+            f"{log.path} is a log of other images than the {images.split} split of {images.name}: "
+            "give its data by --data.name, --data.path and --data.size"
+        )
+
+
+def check_same_model(smoothed: SmoothedClassifier, log: LoadedLog) -> None:
+    """Refuse a log of other weights, noise or engine than those of the model given."""
     identity = log_identity(log)
     weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
     if identity["weights"] != weights:
@@ -209,11 +219,6 @@ def check_same_run(smoothed: SmoothedClassifier, images: ImageSet, log: LoadedLo
                 f"{log.path} was certified with {name} {logged[name]}, the model given has "
                 f"{given[name]}: choose the log of this run as it is deployed, or certify it again"
             )
-    if identity["data"].get("fingerprint") != images.fingerprint:
-        raise ConcertError(
-            f"{log.path} is a log of other images than the {images.split} split of {images.name}: "
-            "give its data by --data.name, --data.path and --data.size"
-        )
 
 
 def _digest(identity: Mapping[str, Any]) -> str:

@@ -56,13 +56,12 @@ def search(
     largest margin on draws that all points have in common.
     """
     image = image.to(votes.device)
-    axes = part.axes.float().to(votes.device)
-    units = project(starts.to(votes.device), axes, image, boxed)
+    units = project(starts.to(votes.device), part, image, boxed)
     best, best_margins = units, torch.full((len(units),), -torch.inf, dtype=torch.float64)
     best_margins = best_margins.to(votes.device)
     common = votes.normals(0, draws)
     for step in range(steps + 1):
-        margins, rivals = soft_margins(votes.shares(image + axes * units, common), label)
+        margins, rivals = soft_margins(votes.shares(image + part.times(units), common), label)
         better = margins > best_margins
         best = torch.where(spread(better), units, best)
         best_margins = torch.where(better, margins, best_margins)
@@ -70,9 +69,9 @@ def search(
             break
         fresh = votes.normals(1 + step, draws)
         # In the part's units the gradient is scaled by the axes, and its own direction is steepest.
-        gradient = axes * votes.gradient(image + axes * units, rivals, label, fresh)
+        gradient = part.times(votes.gradient(image + part.times(units), rivals, label, fresh))
         norms = lengths(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
         size = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (step / max(1, steps - 1))
         units = units + size * gradient / spread(norms)
-        units = project(units, axes, image, boxed)
+        units = project(units, part, image, boxed)
     return best

@@ -20,7 +20,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from concert.auditing.parts import lengths, project, spread
+from concert.auditing.parts import Part, lengths, project, spread
 from concert.auditing.search import starting_units
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
@@ -113,7 +113,7 @@ def tune(
         with torch.no_grad():
             units = torch.stack(
                 [
-                    project(u[None], a, image, boxed=True)[0]
+                    project(u[None], Part("ellipsoid", a), image, boxed=True)[0]
                     for u, a, image in zip(units + spread(size) * gradient, axes, x, strict=True)
                 ]
             )

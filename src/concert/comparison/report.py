@@ -113,7 +113,7 @@ def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, 
     found: dict[str, list[LoadedLog]] = {}
     for run, log in zip(runs, logs, strict=True):
         noise = run.recipe.noise
-        level = noise.sigma if noise.kind == "isotropic" else noise.low
+        level = noise.sigma if noise.kind in ("isotropic", "banded") else noise.low
         for group in run.groups or (f"{level:g}",):
             found.setdefault(group, []).append(log)
     return found

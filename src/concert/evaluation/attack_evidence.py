@@ -141,17 +141,26 @@ def evidence_figure(
     return buffer.getvalue()
 
 
-def read_pairs(folder: Path) -> tuple[Tensor, Tensor]:
-    """The clean and the attacked images of a folder that `concert attack` finished."""
+def read_attack(folder: Path) -> dict[str, Any]:
+    """What an attack's folder says of its settings."""
+    try:
+        described: dict[str, Any] = json.loads((folder / "attack.json").read_text())["identity"]
+    except (OSError, ValueError, KeyError):
+        raise ConcertError(f"{folder} has no attack.json that can be read: restore it") from None
+    return described
+
+
+def read_pairs(folder: Path) -> tuple[Tensor, Tensor, list[int]]:
+    """Clean and attacked images of a folder that `concert attack` finished, and their numbers."""
     files = sorted(folder.glob("*.parquet"))
     if len(files) != 1:
         raise ConcertError(f"{folder} holds no finished attack: give what `concert attack` wrote")
     try:
-        table = pyarrow.parquet.read_table(files[0], columns=["image", CLEAN])
+        table = pyarrow.parquet.read_table(files[0], columns=["image", CLEAN, "index"])
     except (OSError, pyarrow.ArrowException) as error:
         raise ConcertError(f"cannot read {files[0]}: {str(error).splitlines()[0]}") from None
     attacked, clean = (numbers_of(table.column(name), str(files[0])) for name in ("image", CLEAN))
-    return clean, attacked
+    return clean, attacked, table.column("index").to_pylist()
 
 
 def main(
@@ -162,11 +171,8 @@ def main(
     seed: int = 0,
 ) -> str:
     """The evidence of an attack as JSON; with `out` also DIR/evidence.json and DIR/evidence.png."""
-    clean, attacked = read_pairs(attack)
-    try:
-        described = json.loads((attack / "attack.json").read_text())["identity"]
-    except (OSError, ValueError, KeyError):
-        raise ConcertError(f"{attack} has no attack.json that can be read: restore it") from None
+    clean, attacked, _ = read_pairs(attack)
+    described = read_attack(attack)
     network = build_colorizer(colorizer)
     evidence, each = attack_evidence(clean, attacked, network, seed)
     told = {name: described[name] for name in ("method", "against", "targets", "data", "subset")}

@@ -63,7 +63,7 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     """How tables name the run: the objective and the noise model with its sigma or box."""
     noise = description.noise
     kind = noise["kind"]
-    sigma = f"{noise['sigma']:g}" if kind == "isotropic" else f"{noise['low']:g}-{noise['high']:g}"
+    sigma = f"{noise['low']:g}-{noise['high']:g}" if "low" in noise else f"{noise['sigma']:g}"
     try:
         recipe = yaml.safe_load((run / "config.yaml").read_text())
         objective = str(recipe["objective"]["name"])
@@ -71,6 +71,11 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
         objective = "model"
     title = TITLES.get(objective, objective)
     method = title if kind == "isotropic" else f"{title} ({kind})"
+    if kind == "banded":
+        method = (
+            f"{title} (colour {noise['chroma_sigma']:g}, blocks of {noise['block']} "
+            f"{noise['smooth_sigma']:g})"
+        )
     if "grid" in noise:
         method = f"{title} (1/{noise['grid']} grid)"
     return {"method": method, "noise": kind, "sigma": sigma}
