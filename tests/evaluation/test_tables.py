@@ -10,13 +10,11 @@ import pytest
 
 from concert.certificates import Guarantee
 from concert.errors import ConcertError
+from concert.evaluation.table_notes import data_notes
 from concert.evaluation.tables import (
     comparison_table,
-    data_notes,
-    grid_caveats,
     radius_grid,
     row_labels,
-    run_notes,
     runtime_table,
     sigma_statistics,
 )
@@ -98,12 +96,6 @@ def test_a_log_given_twice_is_refused(make_log: Callable[..., LoadedLog]) -> Non
         comparison_table([log, log])
 
 
-def test_logs_of_other_images_say_so(make_log: Callable[..., LoadedLog]) -> None:
-    logs = [make_log([(0, 0, 1.0)] * count, name=f"of {count}") for count in (1, 2)]
-    assert any("not have the same images" in note for note in run_notes(logs))
-    assert not any("not have the same images" in note for note in run_notes(logs[:1]))
-
-
 def test_a_log_with_two_guarantees_names_both(make_log: Callable[..., LoadedLog]) -> None:
     log = make_log(OUTCOMES, guarantees=[Guarantee.FROZEN, Guarantee.DEPLOYED])
     assert list(comparison_table([log])["guarantee"]) == ["deployed + frozen-noise"]
@@ -152,40 +144,3 @@ def test_runtimes_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     assert row["total seconds"] == 5
     assert row["draws per second"] == 800
     assert math.isnan(runtime_table([read_log(DATA / "cohen_clock")])["draws per second"][0])
-
-
-def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
-    make_log: Callable[..., LoadedLog],
-) -> None:
-    identity = {
-        "data": {"split": "test"},
-        "subset": "first:500",
-        "alpha": 0.001,
-        "n": 1000,
-        "stopping": "full",
-    }
-    said = "images test first:500, alpha 0.001, n 1000, stopping full"
-    names = {"method": "Cohen", "subset_images": len(OUTCOMES)}
-    whole = make_log(OUTCOMES, "a", identity=identity, sigma="0.25", **names)
-    part = make_log(OUTCOMES[:2], "b", identity=identity, sigma="0.5", **names)
-    other = make_log(OUTCOMES, "c", identity=identity | {"alpha": 0.01}, sigma="1.0", **names)
-    assert run_notes([whole]) == [f"Certified with {said}."]
-    unfinished = f"Cohen, sigma 0.5: not finished, 2 of {len(OUTCOMES)} images."
-    assert run_notes([whole, part]) == [unfinished, f"Certified with {said}."]
-    assert run_notes([whole, other]) == [
-        f"Cohen, sigma 0.25: {said}.",
-        f"Cohen, sigma 1.0: {said.replace('0.001', '0.01')}.",
-    ]
-    assert run_notes([make_log(OUTCOMES, "unknown")]) == []
-    early = make_log(OUTCOMES, "d", identity=identity | {"stopping": "grid:0,0.5"}, **names)
-    (note,) = (note for note in run_notes([whole, early]) if "AMCR" in note)
-    assert "lower than with all n draws" in note
-
-
-def test_which_logs_stopped_on_a_grid_is_said(make_log: Callable[..., LoadedLog]) -> None:
-    grid = make_log(OUTCOMES, "a", identity={"stopping": "grid:0,0.5"}, method="Cohen", sigma="1")
-    full = make_log(OUTCOMES, "b", identity={"stopping": "full"}, method="Concert")
-    because = "lower bounds, because sampling stopped on a grid of radii"
-    assert grid_caveats([grid, full], "AMCR") == [f"AMCR of Cohen, sigma 1: {because}."]
-    assert grid_caveats([grid], "AMCR") == [f"AMCR: {because}."]
-    assert grid_caveats([full], "AMCR") == []

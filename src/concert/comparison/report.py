@@ -13,7 +13,7 @@ import pandas as pd
 from concert.comparison.products import LOG, VARIANCE
 from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import ConcertError
-from concert.evaluation import rendering, tables
+from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper, table_8, table_9
 from concert.evaluation.report import write_report
@@ -74,7 +74,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
             "runs' folders"
         )
     missing = [f"Not in this report: {name} ({why})." for name, why in found.missing.items()]
-    notes = [*missing, *tables.data_notes(logs), *tables.run_notes(logs)]
+    notes = [*missing, *table_notes.data_notes(logs), *table_notes.run_notes(logs)]
     costs = run_costs(certified, logs)
     epochs = list(zip(costs["seconds per epoch"], costs["training images"], strict=True))
     contents: dict[str, str | bytes] = {

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from concert.data import ImageSet
-from concert.evaluation import page_words, tables
+from concert.evaluation import page_words, table_notes, tables
 from concert.evaluation.attack_table import attacked
 from concert.evaluation.curves import HEIGHT, WIDTH, certified_accuracy_chart
 from concert.evaluation.explain import Explanation
@@ -79,11 +79,11 @@ def report_page(
         height=HEIGHT,
         names=names,
         attacked=[name for log, name in zip(logs, names, strict=True) if attacked(log)],
-        caveats=tables.grid_caveats(logs, "Curves between the radii of the grid, and AMCR"),
+        caveats=table_notes.grid_caveats(logs, "Curves between the radii of the grid, and AMCR"),
         statements=page_words.statements(logs, names),
         tables=page_tables(logs, radii, taus),
         text_columns=TEXT_COLUMNS,
-        notes=tables.data_notes(logs) + tables.run_notes(logs),
+        notes=table_notes.data_notes(logs) + table_notes.run_notes(logs),
         rows=rows,
         has_thumbnails=bool(rows["thumbnails"]),
         gallery=_gallery(logs, names, extras),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from concert.evaluation import attack_table, rendering, tables
+from concert.evaluation import attack_table, rendering, table_notes, tables
 from concert.evaluation.region_table import region_notes, region_table
 from concert.log_reading import LoadedLog
 
@@ -105,7 +105,7 @@ def page_tables(
             f"its 95 % bootstrap interval over images.{few} Wrong and abstained images count 0. "
             "Accuracies and radii are rounded down.",
             _guarantee_first(rendering.printed(comparison)),
-            tables.grid_caveats(logs, "AMCR and accuracies between the radii of the grid"),
+            table_notes.grid_caveats(logs, "AMCR and accuracies between the radii of the grid"),
         ),
         *_attack_tables(logs, taus),
         PageTable(

@@ -7,7 +7,7 @@ from decimal import Decimal
 from math import isnan
 
 from concert.certificates import Guarantee
-from concert.evaluation import rendering, tables
+from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.attack_table import attacked
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
@@ -88,7 +88,9 @@ def _radius_sentence(log: LoadedLog) -> str:
         interval = " (too few images for an interval)"
     else:
         interval = " (the same for all images, so without an interval)"
-    caveat = f" (a lower bound: {tables.GRID_CAVEAT})" if tables.stopped_on_grid(log) else ""
+    caveat = (
+        f" (a lower bound: {table_notes.GRID_CAVEAT})" if table_notes.stopped_on_grid(log) else ""
+    )
     return f"The average certified radius is {radius}{interval}{caveat}."
 
 

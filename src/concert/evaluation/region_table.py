@@ -14,7 +14,8 @@ import pandas as pd
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
 from concert.evaluation.metrics import average_certified_radius, certified_radii
-from concert.evaluation.tables import grid_caveats, require_one_dataset, row_labels
+from concert.evaluation.table_notes import grid_caveats
+from concert.evaluation.tables import require_one_dataset, row_labels
 from concert.log_reading import LoadedLog
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.errors import ConcertError
-from concert.evaluation import attack_table, rendering, tables
+from concert.evaluation import attack_table, rendering, table_notes, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     abstention_rate,
@@ -45,7 +45,7 @@ def write_report(
     """
     table = tables.comparison_table(logs, radii)
     grid = tables.radius_grid(logs) if radii is None else radii
-    notes = tables.data_notes(logs) + tables.run_notes(logs)
+    notes = table_notes.data_notes(logs) + table_notes.run_notes(logs)
     regions = region_table(logs)
     contents: dict[str, str | bytes] = {
         "table.txt": rendering.to_text(table, notes),
@@ -93,8 +93,8 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
     """
     return {
         "data": tables.require_one_dataset(logs),
-        "data_notes": tables.data_notes(logs),
-        "run_notes": tables.run_notes(logs),
+        "data_notes": table_notes.data_notes(logs),
+        "run_notes": table_notes.run_notes(logs),
         "logs": [
             _log_summary(log, label, radii)
             for log, label in zip(logs, tables.row_labels(logs), strict=True)

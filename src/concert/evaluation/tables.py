@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import pandas as pd
 
@@ -161,69 +160,6 @@ def runtime_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def data_notes(logs: Sequence[LoadedLog]) -> list[str]:
-    """What the runs say about their data ("data_notes": a text or a list), each note once."""
-    notes: list[str] = []
-    for log in logs:
-        given = log.run["info"].get("data_notes") or []
-        notes += [given] if isinstance(given, str) else given
-    return list(dict.fromkeys(note for note in notes if note))
-
-
-GRID_CAVEAT: Final = "sampling stopped on a grid of radii"
-GRID_NOTE: Final = (
-    "With stopping grid an image stops as soon as it is settled at every radius of the grid: "
-    "between these radii curves are lower than with all n draws, and so is AMCR."
-)
-
-
-def stopped_on_grid(log: LoadedLog) -> bool:
-    """Whether the log's images stopped early on a grid of radii, which makes AMCR a lower bound."""
-    return str(log.run["identity"].get("stopping", "")).startswith("grid")
-
-
-def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
-    """That numbers called `what` are lower bounds for the logs that stopped on a grid; [] if none.
-
-    Logs are named where others did not.
-    """
-    stopped = [
-        f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
-        for log, label in zip(logs, row_labels(logs), strict=True)
-        if stopped_on_grid(log)
-    ]
-    if not stopped:
-        return []
-    of = "" if len(stopped) == len(logs) else " of " + "; ".join(dict.fromkeys(stopped))
-    return [f"{what}{of}: lower bounds, because {GRID_CAVEAT}."]
-
-
-def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
-    """Which logs are not finished, and how each was certified: one note per set of settings."""
-    notes: list[str] = []
-    settings: dict[str, list[str]] = {}
-    for log, label in zip(logs, row_labels(logs), strict=True):
-        identity, total = log.run["identity"], log.run["info"].get("subset_images")
-        name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
-        if isinstance(total, int) and len(log.frame) < total:
-            notes.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
-        data, said = identity.get("data"), {}
-        if isinstance(data, dict) and data.get("split"):
-            said["images"] = f"{data['split']} {identity.get('subset', 'all')}"
-        said |= {key: identity.get(key) for key in ("alpha", "n0", "n", "stopping", "seed")}
-        text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
-        if text:
-            settings.setdefault(text, []).append(name)
-    attacked = any(isinstance(log.run["info"].get("attack"), dict) for log in logs)
-    if not notes and not attacked and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
-        notes.append("The logs do not have the same images: their rows differ by that too.")
-    if any(map(stopped_on_grid, logs)):
-        notes.append(GRID_NOTE)
-    if len(settings) == 1:
-        return [*notes, f"Certified with {next(iter(settings))}."]
-    return notes + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]
 
 
 def draws(log: LoadedLog) -> int | None:
