@@ -334,6 +334,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
+# The one that is quantised and loaded again.
+@pytest.mark.filterwarnings("ignore:torch.quantize", "ignore:TypedStorage")
 def test_what_does_not_fit_is_refused_in_one_line(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
