@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import torch
@@ -21,14 +22,21 @@ from torch.nn import functional
 LUMA: Final = (0.2126, 0.7152, 0.0722)
 
 
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def luma_direction(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The unit vector of luma, (1, C, 1, 1); made once, so that no batch waits for its copy."""
+    weights = torch.tensor(LUMA if channels == 3 else (1.0,), dtype=torch.float64)
+    direction: Tensor = (weights / weights.norm()).to(device, dtype)[None, :, None, None]
+    return direction
+
+
 def scale_bands(images: Tensor, chroma: float, smooth: float, detail: float, block: int) -> Tensor:
     """Images (B, C, H, W), C of 1 or 3, with each part multiplied by its number.
 
     A symmetric linear map of an image, of whose singular values the three numbers are all.
     """
-    weights = LUMA if images.shape[1] == 3 else (1.0,)
-    direction = torch.tensor(weights, dtype=torch.float64)
-    direction = (direction / direction.norm()).to(images)[None, :, None, None]
+    direction = luma_direction(images.shape[1], images.dtype, images.device)
     luma = (images * direction).sum(dim=1, keepdim=True)
     means = functional.avg_pool2d(luma, block, ceil_mode=True, count_include_pad=False)
     blocks = means.repeat_interleave(block, dim=2).repeat_interleave(block, dim=3)

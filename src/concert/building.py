@@ -89,15 +89,9 @@ def describe_noise(settings: NoiseSettings, shape: tuple[int, int, int]) -> dict
         grid = {} if settings.grid is None else {"grid": settings.grid}
         return {"kind": "isotropic", "sigma": settings.sigma, **grid}
     if settings.kind == "banded":
-        sigma = settings.sigma
-        chroma = sigma if settings.chroma_sigma is None else settings.chroma_sigma
-        smooth = sigma if settings.smooth_sigma is None else settings.smooth_sigma
-        levels = {"sigma": sigma, "chroma_sigma": chroma, "smooth_sigma": smooth}
-        return {
-            "kind": "banded",
-            **levels,
-            "block": 8 if settings.block is None else settings.block,
-        }
+        given = {name: getattr(settings, name) for name in NOISE_SETTINGS["banded"]}
+        given = {name: value for name, value in given.items() if value is not None}
+        return BandedNoise(**given).settings()
     if settings.grid is not None:
         raise ConcertError(
             f"noise.grid is for isotropic noise only, not {settings.kind}: remove it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from concert.checks import check_counts, check_images, check_indices
 from concert.errors import ConcertError, nearest
 from concert.inference import full_precision
 from concert.noise import IsotropicNoise
+from concert.noise.grid import ON_GRID
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.streams import Domain, Stream, keyed_generator
@@ -24,8 +25,6 @@ from concert.votes import Request
 Against = Literal["base", "smoothed", "deployed"]
 # Told the number of steps taken and of all, between steps; an exception of it ends the attack.
 OnStep = Callable[[int, int], None]
-# Of a step of the grid: how far a value may be from the next one and count as there.
-ON_GRID: Final = 1e-4
 
 
 @dataclass(frozen=True)

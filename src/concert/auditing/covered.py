@@ -25,7 +25,7 @@ from concert.auditing.run import check_same_model, log_identity
 from concert.certificates import Guarantee
 from concert.commands.loading import import_from_here
 from concert.errors import ConcertError
-from concert.evaluation.attack_evidence import read_attack, read_pairs
+from concert.evaluation.attack_evidence import TOLD, read_attack, read_pairs
 from concert.evaluation.metrics import share_interval
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog, read_log
@@ -116,7 +116,7 @@ def main(run: Path, log: Path, attack: Path, out: Path | None = None, trust: boo
     check_same_images(read, described, attack)
     clean, attacked, numbers = read_pairs(attack)
     found = covered_images(load(run, trust), read, clean, attacked, numbers)
-    told = {name: described[name] for name in ("method", "against", "targets", "data", "subset")}
+    told = {name: described[name] for name in TOLD}
     text = json.dumps(told | asdict(found), indent=2)
     if out is not None:
         write_atomically(out, text + "\n")

@@ -8,7 +8,7 @@ colour, smooth brightness and detail of an image by theirs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -28,6 +28,10 @@ class Part:
 
     name: str
     axes: Tensor | Bands
+
+    def like(self, tensor: Tensor) -> Part:
+        """The part with axes in the precision and on the device of a tensor."""
+        return self if isinstance(self.axes, Bands) else replace(self, axes=self.axes.to(tensor))
 
     def times(self, units: Tensor) -> Tensor:
         """A u for u (S, C, H, W), in its precision."""

@@ -56,6 +56,7 @@ def search(
     largest margin on draws that all points have in common.
     """
     image = image.to(votes.device)
+    part = part.like(image)
     units = project(starts.to(votes.device), part, image, boxed)
     best, best_margins = units, torch.full((len(units),), -torch.inf, dtype=torch.float64)
     best_margins = best_margins.to(votes.device)

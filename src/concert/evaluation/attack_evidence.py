@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow
@@ -33,6 +33,9 @@ from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
 from concert.files import write_atomically
 from concert.tool import run_tool
+
+# Of an attack's settings, what a finding about it names.
+TOLD: Final = ("method", "against", "targets", "data", "subset")
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def main(
     described = read_attack(attack)
     network = build_colorizer(colorizer)
     evidence, each = attack_evidence(clean, attacked, network, seed)
-    told = {name: described[name] for name in ("method", "against", "targets", "data", "subset")}
+    told = {name: described[name] for name in TOLD}
     text = json.dumps(told | {"colorizer": colorizer} | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")

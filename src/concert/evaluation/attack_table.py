@@ -150,7 +150,7 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
     ]
     attacks: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
-        name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        name = label.name
         attacks.setdefault(strength(log), []).append(name)
         if "clean_predict" in _attack(log) and "index" in _attack(log):
             right, count = right_before(log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from concert.evaluation.attack_table import attacked
 from concert.evaluation.tables import row_labels
 from concert.log_reading import LoadedLog
 
@@ -36,7 +37,7 @@ def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
     Logs are named where others did not.
     """
     stopped = [
-        f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        label.name
         for log, label in zip(logs, row_labels(logs), strict=True)
         if stopped_on_grid(log)
     ]
@@ -52,7 +53,7 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
     settings: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
         identity, total = log.run["identity"], log.run["info"].get("subset_images")
-        name = f"{label.method}, sigma {label.sigma}" if label.sigma else label.method
+        name = label.name
         if isinstance(total, int) and len(log.frame) < total:
             notes.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
         data, said = identity.get("data"), {}
@@ -62,8 +63,8 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         if text:
             settings.setdefault(text, []).append(name)
-    attacked = any(isinstance(log.run["info"].get("attack"), dict) for log in logs)
-    if not notes and not attacked and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
+    clean = not any(map(attacked, logs))
+    if not notes and clean and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
         notes.append("The logs do not have the same images: their rows differ by that too.")
     if any(map(stopped_on_grid, logs)):
         notes.append(GRID_NOTE)

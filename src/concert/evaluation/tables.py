@@ -38,6 +38,11 @@ class RowLabel:
     guarantee: str
     certificate: str
 
+    @property
+    def name(self) -> str:
+        """Method and sigma, for a sentence."""
+        return f"{self.method}, sigma {self.sigma}" if self.sigma else self.method
+
 
 def row_labels(logs: Sequence[LoadedLog]) -> list[RowLabel]:
     """A label per log. Where the run does not say, the folder and the file name do.
