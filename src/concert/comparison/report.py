@@ -82,11 +82,6 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         "table8.csv": rendering.to_csv(table_8(logs)),
         "table9.csv": rendering.to_csv(table_9(logs, epochs)),
     }
-    if missing:
-        table = tables.comparison_table(logs)
-        contents["table.txt"] = rendering.to_text(table, notes)
-        contents["table.md"] = rendering.to_markdown(table, notes)
-        contents["table.tex"] = rendering.to_latex(table, notes)
     beside = beside_the_paper(logs)
     if beside is not None:
         number = TABLE_OF[tables.require_one_dataset(logs)]
@@ -99,13 +94,13 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     variances = gradient_variances(certified)
     if len(variances):
         contents["gradient_variance.csv"] = rendering.to_csv(variances)
-    files = write_report(logs, out)
+    files = write_report(logs, out, notes=missing)
     for name, content in contents.items():
         write_atomically(out / name, content)
     for file in (file for pattern in CHANGING for file in out.glob(pattern)):
         if file.name not in contents:
             file.unlink()
-    return list(dict.fromkeys([*files, *(out / name for name in contents)]))
+    return [*files, *(out / name for name in contents)]
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:

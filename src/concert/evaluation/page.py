@@ -49,10 +49,12 @@ def report_page(
     radii: Sequence[float] | None = None,
     extras: PageExtras | None = None,
     taus: Sequence[float] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The page about logs of one data set; ConcertError for logs of several.
 
     radii, taus: the columns of the tables of accuracy, and of accuracy under attack.
+    notes: shown before the notes of the data and of the runs.
     """
     extras = extras or PageExtras()
     data = tables.require_one_dataset(logs)
@@ -83,7 +85,7 @@ def report_page(
         statements=page_words.statements(logs, names),
         tables=page_tables(logs, radii, taus),
         text_columns=TEXT_COLUMNS,
-        notes=table_notes.data_notes(logs) + table_notes.run_notes(logs),
+        notes=[*notes, *table_notes.data_notes(logs), *table_notes.run_notes(logs)],
         rows=rows,
         has_thumbnails=bool(rows["thumbnails"]),
         gallery=_gallery(logs, names, extras),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -64,12 +64,10 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
         return None
     table = paper_table(number)
     radii = [name for name in table.columns if name[0].isdigit()]
-    left = list(zip(logs, row_labels(logs), strict=True))
+    ours = [_our_row(log, label, radii) for log, label in zip(logs, row_labels(logs), strict=True)]
+    groups, others = _by_row(table, row_labels(logs))
     rows: list[dict[str, object]] = []
-    for _, printed in table.iterrows():
-        fits = [matches(label, printed["sigma"], printed["method"]) for _, label in left]
-        ours = [pair for pair, fit in zip(left, fits, strict=True) if fit]
-        left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
+    for printed, places in groups:
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
             | {name: float(printed[name]) for name in radii}
@@ -82,8 +80,8 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
                 "n": "",
             }
         )
-        rows += [_our_row(log, label, radii) for log, label in ours]
-    rows += [_our_row(log, label, radii) for log, label in left]
+        rows += [ours[place] for place in places]
+    rows += [ours[place] for place in others]
     return pd.DataFrame(rows)
 
 
@@ -102,16 +100,14 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     table = paper_table(number)
     taus = [name for name in table.columns if name not in ("sigma", "method")]
     shown = attack_table.printed(attack_table.attack_table(logs, [float(tau) for tau in taus]))
-    here = [dict(zip(shown.columns, row, strict=True)) for row in shown.itertuples(index=False)]
-    left = list(zip(here, row_labels(logs), strict=True))
+    ours = [
+        {**dict(zip(shown.columns, row, strict=True)), "source": "here"}
+        for row in shown.itertuples(index=False)
+    ]
+    untargeted = [row["targets"] in ("none", "") for row in ours]
+    groups, others = _by_row(table, row_labels(logs), untargeted)
     rows: list[dict[str, object]] = []
-    for _, printed in table.iterrows():
-        fits = [
-            matches(label, printed["sigma"], printed["method"]) and row["targets"] in ("none", "")
-            for row, label in left
-        ]
-        ours = [row for (row, _), fit in zip(left, fits, strict=True) if fit]
-        left = [pair for pair, fit in zip(left, fits, strict=True) if not fit]
+    for printed, places in groups:
         guarantee = "frozen-noise" if printed["method"] == "Concert" else "deployed"
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
@@ -119,8 +115,8 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
             | {f"tau {tau}": f"{printed[tau]:.2f} (100)" for tau in taus}
             | {"all": "", "guarantee": guarantee, "certificate": ""}
         )
-        rows += [row | {"source": "here"} for row in ours]
-    rows += [row | {"source": "here"} for row, _ in left]
+        rows += [ours[place] for place in places]
+    rows += [ours[place] for place in others]
     return pd.DataFrame(rows, columns=list(rows[0]))
 
 
@@ -142,6 +138,22 @@ def matches(label: RowLabel, sigma: str, method: str) -> bool:
     if method != "Concert":
         return not high
     return len(high) == 1 and low < high[0] <= UPPER_END[sigma]
+
+
+def _by_row(
+    table: pd.DataFrame, labels: Sequence[RowLabel], comparable: Sequence[bool] | None = None
+) -> tuple[list[tuple[pd.Series[Any], list[int]]], list[int]]:
+    """Each row of the paper's table with the places of the logs that belong to it; all others."""
+    left = list(range(len(labels)))
+    others = [] if comparable is None else [place for place in left if not comparable[place]]
+    left = [place for place in left if place not in others]
+    groups = []
+    for _, printed in table.iterrows():
+        sigma, method = printed["sigma"], printed["method"]
+        here = [place for place in left if matches(labels[place], sigma, method)]
+        left = [place for place in left if place not in here]
+        groups.append((printed, here))
+    return groups, sorted(left + others)
 
 
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:

@@ -33,46 +33,47 @@ def write_report(
     radii: Sequence[float] | None = None,
     taus: Sequence[float] | None = None,
     extras: PageExtras | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
     certified_accuracy.png, summary.json and report.html into `out_dir`, and return their paths; for
     logs of attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each
     of `taus` (default: the paper's grid), and where the paper has such a table its numbers beside
-    ours, attacks_paper.{csv,md}.
+    ours, attacks_paper.{csv,md}. `notes` stand first below every table and on the page.
 
     The folder is created. Nothing is written unless everything could be computed. Raises
     ConcertError for no logs, logs of different data sets and a folder that cannot be written.
     """
     table = tables.comparison_table(logs, radii)
     grid = tables.radius_grid(logs) if radii is None else radii
-    notes = table_notes.data_notes(logs) + table_notes.run_notes(logs)
+    below = [*notes, *table_notes.data_notes(logs), *table_notes.run_notes(logs)]
     regions = region_table(logs)
     contents: dict[str, str | bytes] = {
-        "table.txt": rendering.to_text(table, notes),
+        "table.txt": rendering.to_text(table, below),
         "table.csv": rendering.to_csv(table),
-        "table.md": rendering.to_markdown(table, notes),
-        "table.tex": rendering.to_latex(table, notes),
+        "table.md": rendering.to_markdown(table, below),
+        "table.tex": rendering.to_latex(table, below),
         "regions.csv": rendering.to_csv(regions),
-        "regions.md": rendering.to_markdown(regions, region_notes(logs) + notes),
+        "regions.md": rendering.to_markdown(regions, region_notes(logs) + below),
         "sigma_statistics.csv": rendering.to_csv(tables.sigma_statistics(logs)),
         "runtime.csv": rendering.to_csv(tables.runtime_table(logs)),
         "certified_accuracy.png": certified_accuracy_figure(logs),
         "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
-        "report.html": report_page(logs, radii, extras, taus),
+        "report.html": report_page(logs, radii, extras, taus, notes),
     }
     if all(attack_table.attacked(log) for log in logs):
         attacks = attack_table.attack_table(logs, taus)
         shown, read = attack_table.printed(attacks), attack_table.attack_notes(logs)
         contents |= {
-            "attacks.txt": rendering.to_text(shown, read + notes),
+            "attacks.txt": rendering.to_text(shown, read + below),
             "attacks.csv": rendering.to_csv(attacks),
-            "attacks.md": rendering.to_markdown(shown, read + notes),
-            "attacks.tex": rendering.to_latex(shown, read + notes),
+            "attacks.md": rendering.to_markdown(shown, read + below),
+            "attacks.tex": rendering.to_latex(shown, read + below),
         }
         beside = attacks_beside_the_paper(logs)
         if beside is not None:
             contents["attacks_paper.csv"] = rendering.to_csv(beside)
-            contents["attacks_paper.md"] = rendering.to_markdown(beside, read + notes)
+            contents["attacks_paper.md"] = rendering.to_markdown(beside, read + below)
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
