@@ -10,13 +10,8 @@ import pytest
 import torch
 from networks import SHAPE, Patches, random_images, smooth
 
-from concert.attacks.run import (
-    AttackProgress,
-    AttackSettings,
-    attack_data,
-    chosen_targets,
-    method_arguments,
-)
+from concert.attacks.run import AttackProgress, attack_data, chosen_targets
+from concert.attacks.settings import AttackSettings, method_arguments
 from concert.attacks.shadow import spoofing_shadow
 from concert.data import ImageSet, load_images
 from concert.errors import ConcertError

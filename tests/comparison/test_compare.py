@@ -113,6 +113,30 @@ def test_a_failing_run_does_not_stop_the_others(
 
 
 @pytest.mark.slow
+def test_runs_are_attacked_and_compared_under_attack(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pgd = {"set": {"epsilon": 2.0, "steps": 3, "draws": 4, "subset": "first:12"}}
+    certify = {"n": 200, "n0": 16, "stopping": "grid:0"}
+    change(folder, attacks={"pgd": pgd | {"first": "beta-0", "certify": certify}})
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "cohen attack-pgd: done after" in printed
+    report = folder / "out" / "report"
+    assert list(pd.read_csv(report / "table.csv")["N"]) == [4, 4]
+    verdict = pd.read_csv(report / "pgd" / "verdict.csv")
+    assert set(verdict["first"]) == {"Concert (generated) 0.25-0.475"}
+    assert set(verdict["other"]) == {"Cohen 0.25"}
+    assert verdict["N"].iloc[-1] == 12
+    attacked = pd.read_csv(report / "pgd" / "attacks.csv")
+    assert list(attacked["method"].unique()) == ["Cohen", "Concert (generated)"]
+    before = {file: file.stat().st_mtime_ns for file in (folder / "out").glob("*/attack-*/*")}
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert "done after" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_classifier_of_ones_own_is_compared(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 from specs import SPEC, change
 from written_runs import IDENTITY, write_log
 
+from concert.comparison.plan import Comparison
 from concert.comparison.report import SOURCES, read_logs, write_comparison
-from concert.comparison.spec import Comparison, read_spec
+from concert.comparison.spec import read_spec
 from concert.errors import ConcertError
 
 GENERATED = {"method": "Concert (generated)", "noise": "generated", "sigma": "0.25-0.475"}

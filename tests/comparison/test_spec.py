@@ -9,7 +9,9 @@ import pytest
 import yaml
 from specs import COHEN, SPEC, change
 
-from concert.comparison.spec import default_out, flags, read_spec
+from concert.commands.certify import parser as certify_parser
+from concert.comparison.given import flags
+from concert.comparison.spec import default_out, read_spec
 from concert.comparison.steps import steps_of
 from concert.config import Recipe
 from concert.errors import ConcertError
@@ -48,11 +50,13 @@ def test_arguments_are_those_that_runs_have_noted(folder: Path) -> None:
 
 
 def test_settings_become_flags() -> None:
-    assert flags({"a.b": [1, 2], "c": "x:1", "d": None}) == ["--a.b=[1, 2]", "--c=x:1", "--d=null"]
-    assert flags({"trust": True, "n": 3}, {"trust"}) == ["--trust", "--n=3"]
-    assert flags({"trust": False, "n": 3}, {"trust"}) == ["--n=3"]
+    parser = certify_parser()
+    given = {"a.b": [1, 2], "c": "x:1", "d": None}
+    assert flags(given, parser) == ["--a.b=[1, 2]", "--c=x:1", "--d=null"]
+    assert flags({"trust": True, "n": 3}, parser) == ["--trust", "--n=3"]
+    assert flags({"trust": False, "n": 3}, parser) == ["--n=3"]
     with pytest.raises(ConcertError, match="'trust' must be true or false, got yes"):
-        flags({"trust": "yes"}, {"trust"})
+        flags({"trust": "yes"}, parser)
 
 
 ONE, BOX = {"recipe": "cohen.yaml"}, {"recipe": "concert.yaml"}

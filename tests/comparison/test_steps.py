@@ -31,11 +31,15 @@ def test_time_left_by_hand(folder: Path) -> None:
     comparison = read_spec("spec.yaml", Path("out"))
     steps = steps_of(comparison)
     progress = Progress(steps, jobs=2)
-    assert progress.seconds_left() is None
+    assert progress.seconds_left() == (0.0, False)
     for step, seconds in zip(steps[:2], (30.0, 10.0), strict=True):
         step.code, step.seconds = 0, seconds
     # A training and a certification like the first are left, for two processes.
-    assert progress.seconds_left() == 20.0
+    assert progress.seconds_left() == (20.0, True)
+    steps[1].seconds = None
+    steps[1].code = None
+    # Of certifications nothing is known yet.
+    assert progress.seconds_left() == (15.0, False)
 
 
 def test_a_step_with_other_arguments_is_done_again(folder: Path) -> None:

@@ -107,6 +107,25 @@ def test_attacks_that_differ_are_not_compared(make_log: Callable[..., LoadedLog]
         verdict_table(first, [log("transfer", weights="bb")])
 
 
+def test_an_attack_through_a_generator_is_through_the_certified_model(
+    make_log: Callable[..., LoadedLog],
+) -> None:
+    """The log describes the whole generator, the attack only the kind of its noise."""
+
+    def log(name: str, low: float, weights: str = "aa") -> LoadedLog:
+        noise = {"kind": "generated", "low": low, "generator": "coarse"}
+        attack = {"method": "pgd", "against": "base", "l2": [0.1], "index": [0], "weights": "aa"}
+        attack |= {"noise": {"kind": "generated", "low": 0.25}}
+        identity = {"weights": weights, "noise": noise}
+        return make_log([CERTIFIED], name, identity=identity, data="x, pgd", attack=attack)
+
+    first = log("first", 0.25)
+    assert len(verdict_table(first, [log("same", 0.25)], [1.0])) == 2
+    for other in (log("box", 0.5), log("weights", 0.25, "bb")):
+        with pytest.raises(ConcertError, match="through another model"):
+            verdict_table(first, [other])
+
+
 def test_a_log_that_does_not_name_its_images_is_refused(
     attacked: Callable[..., LoadedLog],
 ) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,45 +11,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from concert.attacks.base import AttackResult, OnStep, Victim
-from concert.attacks.cadv import PRESETS as CADV_PRESETS
-from concert.attacks.cadv import cadv
-from concert.attacks.pgd import PRESETS as PGD_PRESETS
-from concert.attacks.pgd import pgd
 from concert.attacks.record import AttackRecord
-from concert.attacks.shadow import PRESETS as SHADOW_PRESETS
-from concert.attacks.shadow import shadow, spoofing_shadow
+from concert.attacks.settings import METHODS, AttackSettings, check_targets
+from concert.attacks.shadow import spoofing_shadow
 from concert.data import ImageSet, split_names, subset_indices
-from concert.errors import ConcertError, nearest
+from concert.errors import ConcertError
 from concert.runs import weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, keyed_generator
 
-METHODS: Final[dict[str, Any]] = {"cadv": cadv, "pgd": pgd, "shadow": shadow}
-PRESETS: Final = {"cadv": CADV_PRESETS, "pgd": PGD_PRESETS, "shadow": SHADOW_PRESETS}
 # Without noise a batch is what fills a processor; with noise an image's copies do.
 BASE_BATCH: Final = 16
-
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """What decides the attacked images.
-
-    method: cadv, pgd or shadow. arguments: of its function, beside those of every attack. targets:
-    "none" (untargeted), "random" (a class drawn for each image), a class, or for shadow "spoof"
-    (the class of the largest spoofed radius). split, subset: which images. seed: of everything
-    drawn. images_per_batch: 0 chooses; it changes speed only.
-    """
-
-    method: str
-    arguments: Mapping[str, Any]
-    targets: str = "none"
-    split: str = "test"
-    subset: str = "all"
-    seed: int = 0
-    images_per_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,33 +35,6 @@ class AttackProgress:
     seconds: float
     done: int
     total: int
-
-
-def method_arguments(method: str, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of an attack: its defaults, then those of a preset, then those given.
-
-    Raises ConcertError for an unknown method or preset, and for an argument it does not have.
-    """
-    if method not in METHODS:
-        raise ConcertError(nearest("attack", method, METHODS))
-    if preset not in PRESETS[method]:
-        raise ConcertError(nearest("preset", preset, PRESETS[method]))
-    parameters = inspect.signature(METHODS[method]).parameters
-    known = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        and name not in ("seed", "indices", "on_step")
-    }
-    for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConcertError(f"{name} must be a finite number, got {value}")
-        if name not in known:
-            raise ConcertError(
-                f"attack '{method}' has no setting '{name}': remove it "
-                f"(it has {', '.join(sorted(known))})"
-            )
-    return known | PRESETS[method][preset] | dict(given)
 
 
 def attack_data(
@@ -119,12 +65,7 @@ def attack_data(
         raise ConcertError(f"images_per_batch must be 0 or more, got {settings.images_per_batch}")
     indices = subset_indices(len(images), settings.subset)
     weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
-    attack = {
-        "method": settings.method,
-        "targets": settings.targets,
-        "against": arguments["against"],
-        "arguments": {name: named(value) for name, value in arguments.items()},
-        "seed": settings.seed,
+    attack = settings.described() | {
         "weights": weights,
         "noise": smoothed.noise.settings(),
         "data": {
@@ -132,10 +73,14 @@ def attack_data(
             "split": settings.split,
             "fingerprint": images.fingerprint,
         },
-        "subset": settings.subset,
     }
     identity = attack | {"concert": version("concert-smoothing")}
-    info = {"command": command, "data_source": images.source, "torch": torch.__version__}
+    info = {
+        "command": command,
+        "data_source": images.source,
+        "torch": torch.__version__,
+        "subset_images": len(indices),
+    }
     file = f"{split_names(images.name, settings.split)[0]}.parquet"
     size = settings.images_per_batch or batch_size(smoothed, images.shape, arguments)
     with AttackRecord.open(out, file, identity, info) as record:
@@ -175,18 +120,6 @@ def run_attack(
         targets = chosen_targets(settings, labels, indices, smoothed.num_classes)
     result: AttackResult = METHODS[settings.method](smoothed, clean, labels, targets, **addressed)
     return result
-
-
-def check_targets(settings: AttackSettings, num_classes: int) -> None:
-    """Refuse targets that the attack does not have."""
-    targets = settings.targets
-    if targets in ("none", "random") or (targets == "spoof" and settings.method == "shadow"):
-        return
-    if not (targets.isdecimal() and int(targets) < num_classes):
-        raise ConcertError(
-            f"unknown targets '{targets}': use none, random, a class from 0 to {num_classes - 1}"
-            ", or with shadow spoof"
-        )
 
 
 def chosen_targets(
@@ -232,13 +165,6 @@ def batch_size(
     if arguments["against"] == "base":
         return BASE_BATCH
     return max(1, smoothed.sampler(shape).batch_size // int(arguments["draws"]))
-
-
-def named(value: Any) -> Any:
-    """An argument as JSON: a module by its class and the fingerprint of its weights."""
-    if isinstance(value, nn.Module):
-        return [type(value).__name__, str(getattr(value, "fingerprint", ""))]
-    return value
 
 
 def summarize(rows: list[dict[str, Any]], images: ImageSet) -> dict[str, Any]:

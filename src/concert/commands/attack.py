@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from concert.attacks.run import AttackProgress, AttackSettings, attack_data, method_arguments
+from concert.attacks.run import AttackProgress, attack_data
+from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
 from concert.commands.loading import data_of, load_run
 from concert.console import LiveRow, StopSignal, make_console
@@ -72,8 +73,8 @@ def parser() -> Parser:
     return made
 
 
-def run(options: Any, argv: list[str]) -> int:
-    """`concert attack RUN`"""
+def settings_of(options: Any) -> AttackSettings:
+    """The attack that the flags ask for; ConcertError where there is none."""
     given = {name: getattr(options, name) for name in ARGUMENTS}
     given = {name: value for name, value in given.items() if value is not None}
     if options.colorizer is not None:
@@ -83,13 +84,7 @@ def run(options: Any, argv: list[str]) -> int:
         arguments["colorizer"] = build_colorizer(
             arguments["colorizer"] or "compact", trust=options.trust
         )
-    description, _ = read_description(options.run)
-    data = data_of(options.run, description.data, options.data)
-    out = options.out or options.run / f"attack-{options.method}"
-    smoothed, console = load_run(options), make_console()
-    if "colorizer" in arguments:
-        arguments["colorizer"].to(smoothed.sampler(description.shape).device)
-    settings = AttackSettings(
+    return AttackSettings(
         options.method,
         arguments,
         options.targets,
@@ -98,6 +93,17 @@ def run(options: Any, argv: list[str]) -> int:
         options.seed,
         options.images_per_batch,
     )
+
+
+def run(options: Any, argv: list[str]) -> int:
+    """`concert attack RUN`"""
+    settings = settings_of(options)
+    description, _ = read_description(options.run)
+    data = data_of(options.run, description.data, options.data)
+    out = options.out or options.run / f"attack-{options.method}"
+    smoothed, console = load_run(options), make_console()
+    if "colorizer" in settings.arguments:
+        settings.arguments["colorizer"].to(smoothed.sampler(description.shape).device)
     keep_large_blocks()
     images = load_images(data.name, options.split, data.path, data.size)
     command = f"concert {shlex.join(argv)}"

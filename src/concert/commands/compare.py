@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from concert.comparison.report import read_logs, write_comparison
+from concert.comparison.report import read_logs, write_attacks, write_comparison
 from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, only_one, perform, steps_of
 from concert.console import LiveRow, StopSignal, make_console
@@ -52,15 +52,18 @@ def run(options: Any, argv: list[str]) -> int:
         console.print(f"stopped; the same command goes on from {out}")
         return INTERRUPTED
     failed, found = next((step for step in steps if step.code != 0), None), read_logs(comparison)
+    report = out / REPORT
     if found.logs or failed is None:
-        report = out / REPORT
         files = write_comparison(comparison, report)
         table = report / ("paper.md" if report / "paper.md" in files else "table.txt")
         console.print(table.read_text(encoding="utf-8"))
         console.print(f"report: {report} ({', '.join(file.name for file in files)})")
+    files, missing = write_attacks(comparison, report)
+    for verdict in (file for file in files if file.name == "verdict.md"):
+        console.print(f"attack {verdict.parent.name}:\n{verdict.read_text(encoding='utf-8')}")
     if failed is not None:
         raise ConcertError(f"{failed.name} failed: {_last_line(failed)}")
-    for name, why in found.missing.items():
+    for name, why in (found.missing | missing).items():
         raise ConcertError(f"run {name} is not in the report: {why}")
     return 0
 
@@ -82,12 +85,13 @@ class ComparisonDisplay(LiveRow):
                 if step.seconds is not None:
                     said = "done" if step.code == 0 else f"ended with {step.code}"
                     self.console.print(f"{step.name}: {said} after {step.seconds:.0f} s")
-        left = progress.seconds_left()
+        left, everything = progress.seconds_left()
+        at_least = "" if everything else "more than "
         running = (f"{step.name} {step.fraction():.0%}" for step in progress.running())
         row = [
             ("done", f"{len(ended)}/{len(progress.steps)}"),
             ("running", ", ".join(running)),
-            ("time left", "?" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"),
+            ("time left", f"{at_least}{int(left) // 60}:{int(left) % 60:02d}"),
         ]
         # An interrupt is passed on to the processes first, and they are waited for.
         if not self.stop.asked:

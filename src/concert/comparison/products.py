@@ -1,15 +1,18 @@
 """What the steps of a comparison leave in the folder of a run, and the notes of those that ended.
 
 RUN/model/  metrics.csv  certify.{tsv,json}  gradient_variance.json  steps.json
+RUN/attack-NAME/  attack.json  test.parquet  certify.{tsv,json}
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pyarrow.parquet
 
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -19,16 +22,21 @@ from concert.runs import CONFIG, read_description
 NOTE: Final = "steps.json"
 LOG: Final = "certify.tsv"
 VARIANCE: Final = "gradient_variance.json"
+ATTACK: Final = "attack.json"
 
 
-def is_whole(folder: Path, kind: str) -> bool:
-    """Whether all that a step makes is there: of "train" the model, of "certify" a row for each
-    image, certified with the model that is there, of "variance" the variances.
+def is_whole(folder: Path, kind: str, run: Path) -> bool:
+    """Whether all that a step makes in `folder` is there, and made with the model of `run`.
+
+    Of "train" that is the model, of "certify" a row for each image, of "attack" all attacked
+    images, of "variance" the variances.
     """
     if kind == "train":
         return (folder / "model" / CONFIG).is_file()
     if kind == "certify":
-        return share_certified(folder) >= 1 and _is_of_this_model(folder)
+        return share_certified(folder) >= 1 and _is_of_model(_logged(folder), run)
+    if kind == "attack":
+        return share_attacked(folder) >= 1 and _is_of_model(read_attack(folder), run)
     return (folder / VARIANCE).is_file()
 
 
@@ -39,10 +47,32 @@ def share_trained(folder: Path, epochs: int) -> float:
 
 def share_certified(folder: Path) -> float:
     """The share of a certification's images that have a row; 0 without a log or its JSON file."""
-    with contextlib.suppress(ConcertError, OSError, ValueError, KeyError, TypeError):
-        images = int(load_run((folder / LOG).with_suffix(".json"))["info"]["subset_images"])
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        images = int(_logged(folder)["info"]["subset_images"])
         return _rows(folder / LOG) / images
     return 0.0
+
+
+def share_attacked(folder: Path) -> float:
+    """The share of an attack's images that are done; 1 only once they are one data set."""
+    described = read_attack(folder)
+    if described.get("result") is not None:
+        return float(len(list(folder.glob("*.parquet"))) == 1)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        parts = (folder / "parts").glob("*.parquet")
+        done: int = sum(pyarrow.parquet.read_metadata(part).num_rows for part in parts)
+        images = int(described["info"]["subset_images"])
+        return min(done / images, 0.99)
+    return 0.0
+
+
+def read_attack(folder: Path) -> dict[str, Any]:
+    """What an attack's folder says of it; {} where there is none that can be read."""
+    try:
+        found = json.loads((folder / ATTACK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_notes(folder: Path) -> dict[str, list[str]]:
@@ -60,11 +90,18 @@ def note_done(folder: Path, kind: str, arguments: Sequence[str]) -> None:
     write_atomically(folder / NOTE, json.dumps(notes, indent=1) + "\n")
 
 
-def _is_of_this_model(folder: Path) -> bool:
+def _logged(folder: Path) -> dict[str, Any]:
+    """What the JSON file beside a log says; {} where there is none that can be read."""
     try:
-        logged = load_run((folder / LOG).with_suffix(".json"))["identity"].get("weights")
-        return bool(logged == read_description(folder)[1])
+        return load_run((folder / LOG).with_suffix(".json"))
     except (ConcertError, OSError):
+        return {}
+
+
+def _is_of_model(described: Mapping[str, Any], run: Path) -> bool:
+    try:
+        return bool(described["identity"]["weights"] == read_description(run)[1])
+    except (ConcertError, OSError, KeyError, TypeError):
         return False
 
 

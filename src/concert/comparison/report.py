@@ -10,10 +10,11 @@ from typing import Final
 
 import pandas as pd
 
+from concert.comparison.plan import Comparison, PlannedRun, attack_folder
 from concert.comparison.products import LOG, VARIANCE
-from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import ConcertError
 from concert.evaluation import rendering, table_notes, tables
+from concert.evaluation.attack_verdict import verdict_table, write_verdict
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper, table_8, table_9
 from concert.evaluation.report import write_report
@@ -37,12 +38,19 @@ class Certified:
     logs: list[LoadedLog]
     missing: dict[str, str]
 
+    def notes(self) -> list[str]:
+        """What tables say of the runs that are missing."""
+        return [f"Not in this report: {name} ({why})." for name, why in self.missing.items()]
+
 
 def read_logs(comparison: Comparison) -> Certified:
     """The logs of all runs that can be read; writes nothing."""
+    return _readable([(run, run.folder / LOG) for run in comparison.runs])
+
+
+def _readable(files: Sequence[tuple[PlannedRun, Path]]) -> Certified:
     found = Certified([], [], {})
-    for run in comparison.runs:
-        file = run.folder / LOG
+    for run, file in files:
         try:
             log = read_log(file) if file.is_file() else None
         except ConcertError as error:
@@ -73,7 +81,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
             f"no run has been certified ({name}: {why}): see train.log and certify.log in the "
             "runs' folders"
         )
-    missing = [f"Not in this report: {name} ({why})." for name, why in found.missing.items()]
+    missing = found.notes()
     notes = [*missing, *table_notes.data_notes(logs), *table_notes.run_notes(logs)]
     costs = run_costs(certified, logs)
     epochs = list(zip(costs["seconds per epoch"], costs["training images"], strict=True))
@@ -101,6 +109,29 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         if file.name not in contents:
             file.unlink()
     return [*files, *(out / name for name in contents)]
+
+
+def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[str, str]]:
+    """Write the report on each attack into a folder of its name in `out`.
+
+    All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
+    paired differences of the first run to the others. Returns the files' paths, and why runs are
+    missing, by "RUN, attack NAME". An attack of which there is no log has no folder.
+    """
+    files: list[Path] = []
+    missing: dict[str, str] = {}
+    for plan in comparison.attacks:
+        folders = [(each.run, attack_folder(each.run, plan.name) / LOG) for each in plan.members]
+        found = _readable(folders)
+        missing |= {f"{name}, attack {plan.name}": why for name, why in found.missing.items()}
+        if not found.logs:
+            continue
+        files += write_report(found.logs, out / plan.name, notes=found.notes())
+        by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
+        first = by_name.pop(plan.first, None)
+        if first is not None and by_name:
+            files += write_verdict(verdict_table(first, list(by_name.values())), out / plan.name)
+    return files, missing
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:

@@ -5,17 +5,14 @@ runs:
   - {recipe: mnist/concert-0.25-cpu, name: no-penalty, set: {objective.beta: 0}, groups: [beta]}
 set: {training.epochs: 12}          settings of every training, as its flags
 certify: {n: 100000, subset: "first:500"}
+attacks: {cadv: {set: {preset: fast}}}    on all runs; see concert.comparison.attack_plans
 jobs: 2
 threads: 1
 """
 
 from __future__ import annotations
 
-import json
-import re
-from argparse import _StoreTrueAction
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,50 +22,21 @@ from concert.building import check_noise_settings
 from concert.commands.certify import parser as certify_parser
 from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
+from concert.comparison.attack_plans import plan_attacks
 from concert.comparison.checks import check_log, check_settings
+from concert.comparison.given import check_keys, flags, is_safe, settings_of
+from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
-from concert.config import Recipe
-from concert.errors import ConcertError, nearest
-from concert.parsers import Parser
+from concert.errors import ConcertError
 from concert.recipes import find_recipe, find_spec, recipes_folder
 from concert.training import check_claim
 
-PARTS: Final = ("runs", "set", "certify", "jobs", "threads")
+PARTS: Final = ("runs", "set", "certify", "attacks", "jobs", "threads")
 RUN_PARTS: Final = ("recipe", "name", "set", "certify", "groups", "gradient_variance")
 # The folder of the report, beside those of the runs.
 REPORT: Final = "report"
 # Flags that say where a run is, which is for the comparison to say.
 RESERVED: Final = {"set": ("config", "out"), "certify": ("run", "log")}
-EXAMPLES: Final = {"set": "{training.epochs: 12}", "certify": "{n: 10000}"}
-SAFE_NAME: Final = re.compile(r"\w[\w .=+-]*")
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a comparison, checked: its recipe with all settings, and its commands' arguments.
-
-    groups: the figures that it is in. gradient_variance: whether Eq. 12's is measured. data: the
-    name of the data that are certified. trust: whether code of the user's own is imported.
-    """
-
-    name: str
-    folder: Path
-    recipe: Recipe
-    train: list[str]
-    certify: list[str]
-    groups: tuple[str, ...] = ()
-    gradient_variance: bool = False
-    data: str = ""
-    trust: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A specification, checked. jobs: processes side by side, each with so many threads."""
-
-    runs: list[PlannedRun]
-    jobs: int = 1
-    threads: int = 1
 
 
 def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison:
@@ -84,7 +52,7 @@ def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison
         raise ConcertError(f"cannot read {file}: {str(error).splitlines()[0]}") from None
     if not isinstance(text, dict) or not isinstance(text.get("runs"), list) or not text["runs"]:
         raise ConcertError(f"{file} must have a list 'runs' of recipes")
-    _known(file, text, PARTS)
+    check_keys(file, text, PARTS)
     whole = {"jobs": text.get("jobs", 1), "threads": text.get("threads", 1)}
     for key, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -100,7 +68,8 @@ def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison
             f"{file}: runs {runs[0].name} of {runs[0].data} and {other.name} of {other.data} do "
             "not go into one table: write a specification for each data set"
         )
-    return Comparison(runs, **whole)
+    attacks = plan_attacks(file, text.get("attacks"), runs, data_path)
+    return Comparison(runs, **whole, attacks=attacks)
 
 
 def default_out(name: str) -> Path:
@@ -110,23 +79,6 @@ def default_out(name: str) -> Path:
     return Path("runs") / (file.relative_to(shipped).with_suffix("") if inside else file.stem)
 
 
-def flags(settings: Mapping[str, Any], switches: Collection[str] = ()) -> list[str]:
-    """Settings as flags of the command line: {"a.b": [1, 2]} is ["--a.b=[1, 2]"].
-
-    `switches`: the flags that take no value; they are given where the setting is true.
-    """
-    given = []
-    for key, value in settings.items():
-        if key not in switches:
-            said = value if isinstance(value, str) else json.dumps(value, default=str)
-            given.append(f"--{key}={said}")
-        elif not isinstance(value, bool):
-            raise ConcertError(f"'{key}' must be true or false, got {value}")
-        elif value:
-            given.append(f"--{key}")
-    return given
-
-
 def _plan(
     file: Path, entry: Any, common: Mapping[str, Any], out: Path, data_path: Path | None
 ) -> PlannedRun:
@@ -134,14 +86,14 @@ def _plan(
         entry = {"recipe": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("recipe"), str):
         raise ConcertError(f"{file}: each of 'runs' needs a 'recipe', got {entry}")
-    _known(file, entry, RUN_PARTS)
+    check_keys(file, entry, RUN_PARTS)
     recipe_file = find_recipe(entry["recipe"])
     name = entry.get("name", recipe_file.stem)
-    if not _is_safe(name) or name == REPORT:
+    if not is_safe(name) or name == REPORT:
         raise ConcertError(f"{file}: '{name}' cannot be the name of a folder: choose another name")
     where, folder = f"{file}, run {name}", out / name
     groups, measured = entry.get("groups") or [], entry.get("gradient_variance", False)
-    if not isinstance(groups, list) or not all(map(_is_safe, groups)):
+    if not isinstance(groups, list) or not all(map(is_safe, groups)):
         raise ConcertError(
             f"{where}: groups must be a list of names of files, such as [beta], got {groups}"
         )
@@ -149,8 +101,10 @@ def _plan(
         raise ConcertError(f"{where}: gradient_variance must be true or false, got {measured}")
     data = {} if data_path is None else {"data.path": str(data_path)}
     given = {
-        part: _settings(file, part, common) | _settings(where, part, entry) | data
-        for part in RESERVED
+        part: settings_of(file, part, common, reserved)
+        | settings_of(where, part, entry, reserved)
+        | data
+        for part, reserved in RESERVED.items()
     }
     trainer, certifier = train_parser(), certify_parser()
     try:
@@ -159,9 +113,9 @@ def _plan(
             str(recipe_file),
             "--out",
             str(folder),
-            *flags(given["set"], _switches(trainer)),
+            *flags(given["set"], trainer),
         ]
-        chosen = flags(given["certify"], _switches(certifier))
+        chosen = flags(given["certify"], certifier)
         log = folder / LOG
         certify = [str(folder), "--log", str(log), *chosen]
         asked = trainer.instantiate(trainer.parse_args(train))
@@ -187,33 +141,3 @@ def _plan(
         options.data.name or recipe.data.name,
         options.trust,
     )
-
-
-def _settings(where: Path | str, part: str, holder: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that a specification or one of its runs gives as its `part`."""
-    given = holder.get(part)
-    given = {} if given is None else given
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ConcertError(
-            f"{where}: '{part}' must be settings with values, such as {EXAMPLES[part]}, got {given}"
-        )
-    for key in RESERVED[part]:
-        if key in given:
-            raise ConcertError(
-                f"{where}: '{key}' in '{part}' is chosen by the comparison: remove it"
-            )
-    return given
-
-
-def _switches(parser: Parser) -> set[str]:
-    return {action.dest for action in parser._actions if isinstance(action, _StoreTrueAction)}
-
-
-def _is_safe(name: object) -> bool:
-    return isinstance(name, str) and SAFE_NAME.fullmatch(name) is not None
-
-
-def _known(file: Path, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in known:
-            raise ConcertError(f"{file}: {nearest('key', str(key), known)}")

@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from concert.comparison.plan import Comparison, PlannedRun, attack_folder
 from concert.comparison.products import (
     VARIANCE,
     is_whole,
     note_done,
     read_notes,
+    share_attacked,
     share_certified,
     share_trained,
 )
-from concert.comparison.spec import Comparison, PlannedRun
 from concert.errors import INTERRUPTED, ConcertError
 from concert.files import lock_file
 
@@ -35,7 +36,7 @@ PAUSE: Final = 0.2
 
 @dataclass
 class Step:
-    """One command of one run. `after` must be done first.
+    """One command of one run, or of an attack on it. `after` must be done first.
 
     began, seconds: of this part; seconds is None until the step has ended. code: its exit code.
     """
@@ -44,6 +45,7 @@ class Step:
     kind: str
     arguments: list[str]
     after: Step | None = None
+    attack: str = ""
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     seconds: float | None = None
@@ -51,11 +53,21 @@ class Step:
 
     @property
     def name(self) -> str:
-        return f"{self.run.name} {self.kind}"
+        return f"{self.run.name} {self.key}"
+
+    @property
+    def key(self) -> str:
+        """What tells it from the other steps of its run."""
+        return f"{self.kind}-{self.attack}" if self.attack else self.kind
+
+    @property
+    def folder(self) -> Path:
+        """Where its product is."""
+        return attack_folder(self.run, self.attack) if self.attack else self.run.folder
 
     @property
     def output(self) -> Path:
-        return self.run.folder / f"{self.kind}.log"
+        return self.run.folder / f"{self.key}.log"
 
     @property
     def waits(self) -> bool:
@@ -63,14 +75,15 @@ class Step:
 
     def done_before(self) -> bool:
         """Whether an earlier comparison did the very same, and what it made is still there."""
-        noted = read_notes(self.run.folder).get(self.kind) == self.arguments
-        return noted and is_whole(self.run.folder, self.kind)
+        noted = read_notes(self.run.folder).get(self.key) == self.arguments
+        return noted and is_whole(self.folder, self.kind, self.run.folder)
 
     def fraction(self) -> float:
         """How much of the step is done, from what it has written."""
         if self.kind == "train":
-            return share_trained(self.run.folder, self.run.recipe.training.epochs)
-        return share_certified(self.run.folder) if self.kind == "certify" else 0.0
+            return share_trained(self.folder, self.run.recipe.training.epochs)
+        shares = {"certify": share_certified, "attack": share_attacked}
+        return shares[self.kind](self.folder) if self.kind in shares else 0.0
 
 
 @dataclass
@@ -84,10 +97,12 @@ class Progress:
     def running(self) -> list[Step]:
         return [step for step in self.steps if step.process is not None and step.code is None]
 
-    def seconds_left(self) -> float | None:
-        """Estimated from the steps of the same kind; None until one of each kind is on its way."""
+    def seconds_left(self) -> tuple[float, bool]:
+        """Estimated from the steps of the same kind; and whether that is all, or some kind of
+        step has not begun and is left out.
+        """
         totals: dict[str, list[float]] = {}
-        left = 0.0
+        left, everything = 0.0, True
         for step in self.steps:
             if step.seconds is not None:
                 totals.setdefault(step.kind, []).append(step.seconds)
@@ -97,18 +112,17 @@ class Progress:
                 pace = (time.monotonic() - step.began) / (done - before)
                 totals.setdefault(step.kind, []).append(pace)
                 left += pace * (1 - done)
-            elif step.kind not in totals:
-                return None
+            else:
+                everything = False
         for step in self.steps:
-            if step.waits:
-                if step.kind not in totals:
-                    return None
+            if step.waits and step.kind in totals:
                 left += sum(totals[step.kind]) / len(totals[step.kind])
-        return left / self.jobs
+            everything = everything and not (step.waits and step.kind not in totals)
+        return left / self.jobs, everything
 
 
 def steps_of(comparison: Comparison) -> list[Step]:
-    """Training, certification and further measurements of every run."""
+    """Training, certification and further measurements of every run, and then the attacks."""
     steps: list[Step] = []
     for run in comparison.runs:
         trained = Step(run, "train", ["-m", "concert", *run.train])
@@ -121,6 +135,14 @@ def steps_of(comparison: Comparison) -> list[Step]:
             tool += ["--trust", "true"] if run.trust else []
             tool += ["--out", str(run.folder / VARIANCE)]
             steps.append(Step(run, "variance", tool, after=trained))
+    trainings = {step.run.name: step for step in steps if step.kind == "train"}
+    for plan in comparison.attacks:
+        for member in plan.members:
+            attack, certify = (["-m", "concert", *each] for each in (member.attack, member.certify))
+            trained = trainings[member.run.name]
+            attacked = Step(member.run, "attack", attack, after=trained, attack=plan.name)
+            certified = Step(member.run, "certify", certify, after=attacked, attack=plan.name)
+            steps += [attacked, certified]
     return steps
 
 
@@ -209,7 +231,7 @@ def _end(step: Step) -> None:
     if step.code is not None:
         step.seconds = time.monotonic() - step.began
     if step.code == 0:
-        note_done(step.run.folder, step.kind, step.arguments)
+        note_done(step.run.folder, step.key, step.arguments)
 
 
 def _signal(step: Step, number: int) -> None:

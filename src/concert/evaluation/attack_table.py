@@ -171,12 +171,18 @@ def strength(log: LoadedLog) -> str:
 
 
 def attacked_through_itself(log: LoadedLog) -> bool:
-    """Whether the model that a log certifies is the one attacked, as far as both are known."""
+    """Whether the model that a log certifies is the one attacked, as far as both are known.
+
+    Of the noise an attack knows its own settings, and not those of the network in it: the weights
+    tell networks apart.
+    """
     attack, identity = _attack(log), log.run["identity"]
-    return all(
-        name not in attack or name not in identity or attack[name] == identity[name]
-        for name in ("weights", "noise")
-    )
+    noises = [
+        entry["noise"] for entry in (attack, identity) if isinstance(entry.get("noise"), dict)
+    ]
+    shared = set.intersection(*map(set, noises)) if len(noises) == 2 else set()
+    weights = [entry["weights"] for entry in (attack, identity) if "weights" in entry]
+    return len(set(weights)) <= 1 and all(noises[0][key] == noises[1][key] for key in shared)
 
 
 def right_before(log: LoadedLog) -> tuple[int, int]:

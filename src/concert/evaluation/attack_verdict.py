@@ -152,6 +152,14 @@ def _certified(frame: pd.DataFrame) -> Floats:
     return (certified_radii(frame) > 0).astype(np.float64)
 
 
+def write_verdict(table: pd.DataFrame, out: Path) -> list[Path]:
+    """Write verdict.csv and verdict.md into `out`, and return their paths."""
+    files = [out / "verdict.csv", out / "verdict.md"]
+    write_atomically(files[0], rendering.to_csv(table))
+    write_atomically(files[1], rendering.to_markdown(printed(table), NOTES))
+    return files
+
+
 def main(
     log: Path,
     others: list[Path],
@@ -161,8 +169,7 @@ def main(
     """The table as text; with `out` also DIR/verdict.csv and DIR/verdict.md."""
     table = verdict_table(read_log(log), [read_log(other) for other in others], taus)
     if out is not None:
-        write_atomically(out / "verdict.csv", rendering.to_csv(table))
-        write_atomically(out / "verdict.md", rendering.to_markdown(printed(table), NOTES))
+        write_verdict(table, out)
     return rendering.to_text(printed(table), NOTES)
 
 

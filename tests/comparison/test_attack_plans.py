@@ -1,0 +1,153 @@
+"""Attacks of a specification: what they plan, what is refused, what counts as done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from specs import change
+from written_runs import write_log, write_model
+
+from concert.comparison.products import note_done, share_attacked
+from concert.comparison.report import write_attacks
+from concert.comparison.spec import read_spec
+from concert.comparison.steps import Step, steps_of
+from concert.errors import ConcertError
+
+PGD: dict[str, Any] = {"set": {"epsilon": 2.0, "steps": 3, "subset": "first:8"}}
+CERTIFY = {"certify": {"n": 200, "n0": 16}}
+
+
+def attack_steps(folder: Path, **entry: object) -> list[Step]:
+    """The steps of PGD on the runs of the specification."""
+    change(folder, attacks={"pgd": PGD | CERTIFY | entry})
+    return [step for step in steps_of(read_spec("spec.yaml", Path("out"))) if step.attack]
+
+
+def write_attack(folder: Path, **identity: object) -> None:
+    """An attack's folder as the planned one leaves it when it has begun."""
+    folder.mkdir(parents=True)
+    described = {"identity": identity, "info": {"subset_images": 8}, "result": None}
+    (folder / "attack.json").write_text(json.dumps(described))
+
+
+def test_each_run_is_attacked_through_its_own_model_after_its_training(folder: Path) -> None:
+    steps = attack_steps(folder)
+    assert [step.name for step in steps] == [
+        "cohen attack-pgd",
+        "cohen certify-pgd",
+        "beta-0 attack-pgd",
+        "beta-0 certify-pgd",
+    ]
+    assert [step.after.name for step in steps if step.after is not None] == [
+        "cohen train",
+        "cohen attack-pgd",
+        "beta-0 train",
+        "beta-0 attack-pgd",
+    ]
+    assert [" ".join(step.arguments[3:]) for step in steps[:2]] == [
+        "out/cohen --out out/cohen/attack-pgd --method=pgd --epsilon=2.0 --steps=3 "
+        "--subset=first:8",
+        "out/cohen --log out/cohen/attack-pgd/certify.tsv --n=200 --n0=16 "
+        "--data.path=out/cohen/attack-pgd",
+    ]
+
+
+def test_a_name_is_the_method_unless_it_has_one(folder: Path) -> None:
+    change(folder, attacks={"strong": {"runs": ["cohen"], "set": {"method": "pgd", "steps": 9}}})
+    comparison = read_spec("spec.yaml", Path("out"), Path("data"))
+    (plan,) = comparison.attacks
+    (member,) = plan.members
+    assert "--method=pgd" in member.attack
+    # The attack reads the clean images, its certification the attacked ones.
+    assert "--data.path=data" in member.attack
+    assert "--data.path=out/cohen/attack-strong" in member.certify
+    change(folder, attacks={"pgd": {"set": {"split": "train", "data.name": "digits"}}})
+    (plan,) = read_spec("spec.yaml", Path("out")).attacks
+    assert {"--split=train", "--data.name=digits"} <= set(plan.members[0].certify)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "message"),
+    [
+        (["pgd"], "'attacks' must be names with settings"),
+        ({"a/b": {}}, "needs a name for its folders"),
+        ({"pgd": 3}, "needs a name for its folders"),
+        ({"pgdd": {}}, "attack pgdd: unknown attack 'pgdd'"),
+        ({"pgd": {"run": ["cohen"]}}, "did you mean 'runs'"),
+        ({"pgd": {"runs": []}}, "runs must be a list of names"),
+        ({"pgd": {"runs": ["cohn"]}}, "unknown run 'cohn'"),
+        ({"pgd": {"runs": ["cohen"], "first": "beta-0"}}, "first: unknown run 'beta-0'"),
+        ({"pgd": {"set": {"out": "x"}}}, "'out' in 'set' is chosen by the comparison"),
+        ({"pgd": {"certify": {"data.path": "x"}}}, "'data.path' in 'certify' is chosen"),
+        ({"pgd": {"set": {"clusters": 3}}}, "attack pgd: .*no setting 'clusters'"),
+        ({"pgd": {"set": {"epsilo": 3}}}, "attack pgd: .*epsilo"),
+        ({"pgd": {"set": {"preset": "quick"}}}, "unknown preset 'quick'"),
+        ({"pgd": {"set": {"subset": "frst:3"}}}, "subset rule"),
+        ({"cadv": {"set": {"colorizer": "nowhere.pth"}}}, "attack cadv: "),
+        ({"pgd": {"certify": {"n": 0}}}, "attack pgd: "),
+        ({"pgd": {"certify": {"stopping": "grid"}}}, "attack pgd: "),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    folder: Path, attacks: object, message: str
+) -> None:
+    change(folder, attacks=attacks)
+    with pytest.raises(ConcertError, match=message):
+        read_spec("spec.yaml", Path("out"))
+    assert not (folder / "out").exists()
+
+
+def test_a_folder_of_another_attack_is_refused(folder: Path) -> None:
+    attack_steps(folder)
+    write_attack(folder / "out" / "cohen" / "attack-pgd", method="pgd", subset="first:9")
+    with pytest.raises(ConcertError, match=r"attack-pgd was attacked with targets = None"):
+        read_spec("spec.yaml", Path("out"))
+
+
+def test_an_attack_is_done_when_its_images_are_one_data_set_of_this_model(folder: Path) -> None:
+    attack, certify, *_ = attack_steps(folder)
+    run = folder / "out" / "cohen"
+    write_model(run)
+    note_done(run, attack.key, attack.arguments)
+    write_attack(attack.folder, weights="w")
+    assert share_attacked(attack.folder) == 0.0
+    rows = pyarrow.table({"index": list(range(6))})
+    (attack.folder / "parts").mkdir()
+    pyarrow.parquet.write_table(rows, attack.folder / "parts" / "0.parquet")
+    assert attack.fraction() == 0.75
+    assert not attack.done_before()
+    described = json.loads((attack.folder / "attack.json").read_text())
+    (attack.folder / "attack.json").write_text(json.dumps(described | {"result": {}}))
+    assert not attack.done_before()
+    pyarrow.parquet.write_table(rows, attack.folder / "test.parquet")
+    assert attack.done_before()
+    write_log(attack.folder)
+    note_done(run, certify.key, certify.arguments)
+    assert certify.done_before()
+    # What was made through another model is not this run's.
+    write_model(run, "other weights")
+    assert not attack.done_before()
+    assert not certify.done_before()
+
+
+def test_runs_without_attacked_images_are_named(folder: Path) -> None:
+    attack_steps(folder)
+    comparison = read_spec("spec.yaml", Path("out"))
+    files, missing = write_attacks(comparison, folder / "report")
+    assert files == []
+    assert missing == {
+        "cohen, attack pgd": "not certified",
+        "beta-0, attack pgd": "not certified",
+    }
+    write_log(folder / "out" / "cohen" / "attack-pgd", data="digits, pgd")
+    files, missing = write_attacks(comparison, folder / "report")
+    assert list(missing) == ["beta-0, attack pgd"]
+    text = (folder / "report" / "pgd" / "table.txt").read_text()
+    assert "Not in this report: beta-0 (not certified)." in text
+    page = (folder / "report" / "pgd" / "report.html").read_text()
+    assert "Not in this report: beta-0 (not certified)." in page
