@@ -30,7 +30,7 @@ from concert.noise import (
     QueriedNoise,
     StaticNoise,
 )
-from concert.noise.shaped import NO_CODEBOOK
+from concert.noise.generated import NO_CODEBOOK
 from concert.objectives import OBJECTIVES, Objective
 
 _BOX: Final = ("low", "high", "omega")

@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "audit": "try to break the certificates of a log; resumes",
     "attack": "attacked images as a data set to certify; resumes",
     "report": "tables, figures and a page from certification logs",
-    "compare": "train, certify and report a set of recipes; resumes",
+    "compare": "train, certify, attack and report a set of recipes; resumes",
     "demo": "train, certify and compare on digits, in a few minutes",
 }
 

@@ -12,16 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch import nn
 
 from concert.building import build_base, build_noise, build_objective, describe
 from concert.classifiers import Denoised
-from concert.config import Recipe, to_dict, to_yaml
+from concert.config import Recipe
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -30,6 +29,7 @@ from concert.inference import check_classifier
 from concert.initial_weights import check_denoiser, settle_classifier, take_weights
 from concert.memory import channels_last
 from concert.noise import NoiseModel
+from concert.run_claim import claim_folder
 from concert.runs import save_model
 from concert.streams import Domain, keyed_generator
 from concert.team import launch, make_fabric
@@ -37,15 +37,6 @@ from concert.training_data import EntropySource
 from concert.training_state import EpochMetrics, TrainingState, learning_rate, make_optimizer
 
 log = logging.getLogger(__name__)
-
-# These may change between the parts of an interrupted run without changing its result's meaning.
-FREE: Final = (
-    "data.path",
-    "training.checkpoint_seconds",
-    "training.accelerator",
-    "training.devices",
-    "training.num_nodes",
-)
 
 
 @dataclass(frozen=True)
@@ -223,45 +214,6 @@ def seeded(device: torch.device, *address: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(keyed_generator(*address).initial_seed())
         yield
-
-
-def claim_folder(recipe: Recipe, out: Path) -> None:
-    """Write config.yaml, or check that the run that is there has the same recipe."""
-    file = out / "config.yaml"
-    if not file.is_file():
-        if out.is_dir() and (out / "checkpoints").is_dir():
-            raise ConcertError(f"{out} has checkpoints but no config.yaml: choose another --out")
-        write_atomically(file, to_yaml(recipe))
-        return
-    check_claim(recipe, out)
-
-
-def check_claim(recipe: Recipe, out: Path) -> None:
-    """Refuse `recipe` if `out` holds a run of another one; writes nothing."""
-    file = out / "config.yaml"
-    if not file.is_file():
-        return
-    try:
-        there = _flatten(yaml.safe_load(file.read_text()))
-    except (yaml.YAMLError, AttributeError, ValueError):
-        raise ConcertError(f"{file} is damaged: restore it or choose another --out") from None
-    here = _flatten(to_dict(recipe))
-    for name in sorted(there.keys() | here.keys()):
-        if name not in FREE and there.get(name) != here.get(name):
-            raise ConcertError(
-                f"{out} holds a run with {name} = {there.get(name)}, this recipe has "
-                f"{here.get(name)}: choose another --out"
-            )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def multiply_add_costs(

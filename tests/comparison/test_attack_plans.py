@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from specs import change
+from specs import SPEC, change
 from written_runs import write_log, write_model
 
+from concert.commands.attack import parser as attack_parser
+from concert.commands.attack import settings_of
 from concert.comparison.products import note_done, share_attacked
-from concert.comparison.report import write_attacks
+from concert.comparison.report import read_logs, write_attacks
 from concert.comparison.spec import read_spec
 from concert.comparison.steps import Step, steps_of
 from concert.errors import ConcertError
@@ -30,7 +33,7 @@ def attack_steps(folder: Path, **entry: object) -> list[Step]:
 
 def write_attack(folder: Path, **identity: object) -> None:
     """An attack's folder as the planned one leaves it when it has begun."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     described = {"identity": identity, "info": {"subset_images": 8}, "result": None}
     (folder / "attack.json").write_text(json.dumps(described))
 
@@ -89,6 +92,24 @@ def test_a_name_is_the_method_unless_it_has_one(folder: Path) -> None:
         ({"pgd": {"set": {"preset": "quick"}}}, "unknown preset 'quick'"),
         ({"pgd": {"set": {"subset": "frst:3"}}}, "subset rule"),
         ({"cadv": {"set": {"colorizer": "nowhere.pth"}}}, "attack cadv: "),
+        ({"pgd": {"runs": [{"recipe": "cohen.yaml"}]}}, "runs must be a list of names"),
+        ({"pgd": False}, "needs a name for its folders"),
+        ({"pgd": {"set": "fast"}}, r"such as \{preset: fast\}"),
+        ({"pgd": {"set": {"targets": "spoof"}}}, "unknown targets 'spoof'"),
+        ({"pgd": {"set": {"targets": "99"}}}, "a class from 0 to 9"),
+        ({"pgd": {"set": {"against": "smothed"}}}, "did you mean 'smoothed'"),
+        ({"pgd": {"set": {"norm": "l3"}}}, "unknown norm 'l3'"),
+        ({"pgd": {"set": {"steps": 0}}}, "steps must be at least 1"),
+        ({"pgd": {"set": {"draws": 0}}}, "draws must be at least 1"),
+        ({"pgd": {"set": {"epsilon": -1}}}, "epsilon must be at least 0"),
+        ({"pgd": {"set": {"images_per_batch": -1}}}, "images_per_batch must be 0 or more"),
+        ({"pgd": {"set": {"seed": -3}}}, "seed must lie in"),
+        ({"pgd": {"set": {"split": "tset"}}}, "did you mean 'test'"),
+        ({"pgd": {"set": {"batch_size": -1}}}, "batch"),
+        ({"cadv": {}}, "cadv changes colours"),
+        ({"shadow": {"set": {"channels": 3}}}, "channels must be 1"),
+        ({"shadow": {"set": {"sigma": 0.0}}}, "sigma must be a positive number"),
+        ({"shadow": {"set": {"lr": 9.0}}}, "lower lr below"),
         ({"pgd": {"certify": {"n": 0}}}, "attack pgd: "),
         ({"pgd": {"certify": {"stopping": "grid"}}}, "attack pgd: "),
     ],
@@ -103,10 +124,47 @@ def test_mistakes_are_found_before_anything_is_trained(
 
 
 def test_a_folder_of_another_attack_is_refused(folder: Path) -> None:
-    attack_steps(folder)
-    write_attack(folder / "out" / "cohen" / "attack-pgd", method="pgd", subset="first:9")
-    with pytest.raises(ConcertError, match=r"attack-pgd was attacked with targets = None"):
+    attack, *_ = attack_steps(folder)
+    run = folder / "out" / "cohen"
+    write_model(run)
+    given = attack_parser().parse_args(attack.arguments[3:])
+    data = {"name": "digits", "split": "test", "fingerprint": "f"}
+    same = settings_of(attack_parser().instantiate(given)).described()
+    same |= {"data": data, "concert": version("concert-smoothing"), "weights": "w"}
+    write_attack(attack.folder, **same)
+    read_spec("spec.yaml", Path("out"))
+    for name, value in (
+        ("targets", "3"),
+        ("subset", "first:9"),
+        ("arguments", same["arguments"] | {"steps": 4}),
+        ("data", data | {"split": "train"}),
+        ("data", data | {"name": "mnist"}),
+        ("concert", "0.0"),
+        ("weights", "other"),
+    ):
+        write_attack(attack.folder, **(same | {name: value}))
+        with pytest.raises(ConcertError, match=r"attack-pgd was attacked with .*: delete it, or"):
+            read_spec("spec.yaml", Path("out"))
+
+
+def test_code_of_ones_own_is_trusted_in_every_command(folder: Path) -> None:
+    change(folder, certify=SPEC["certify"] | {"trust": True}, attacks={"pgd": PGD})
+    (plan,) = read_spec("spec.yaml", Path("out")).attacks
+    for member in plan.members:
+        assert "--trust" in member.attack
+        assert "--trust" in member.certify
+
+
+def test_runs_of_several_data_sets_are_not_attacked_together(folder: Path) -> None:
+    other = {"recipe": "cohen.yaml", "name": "other", "set": {"data.name": "mnist"}}
+    certify = SPEC["certify"] | {"data.name": "digits"}
+    change(folder, runs=["cohen.yaml", other], certify=certify, attacks={"pgd": PGD})
+    with pytest.raises(ConcertError, match="its runs are of digits and mnist"):
         read_spec("spec.yaml", Path("out"))
+    attacks = {"pgd": {"set": PGD["set"] | {"data.name": "digits"}}}
+    change(folder, runs=["cohen.yaml", other], certify=certify, attacks=attacks)
+    (plan,) = read_spec("spec.yaml", Path("out")).attacks
+    assert all("--data.name=digits" in member.certify for member in plan.members)
 
 
 def test_an_attack_is_done_when_its_images_are_one_data_set_of_this_model(folder: Path) -> None:
@@ -151,3 +209,37 @@ def test_runs_without_attacked_images_are_named(folder: Path) -> None:
     assert "Not in this report: beta-0 (not certified)." in text
     page = (folder / "report" / "pgd" / "report.html").read_text()
     assert "Not in this report: beta-0 (not certified)." in page
+
+
+def test_logs_of_another_model_are_not_reported(folder: Path) -> None:
+    attack_steps(folder)
+    run = folder / "out" / "cohen"
+    write_model(run, "retrained")
+    write_log(run)
+    write_log(run / "attack-pgd", data="digits, pgd")
+    comparison = read_spec("spec.yaml", Path("out"))
+    assert "of another model: delete it" in read_logs(comparison).missing["cohen"]
+    files, missing = write_attacks(comparison, folder / "report")
+    assert "of another model: delete it" in missing["cohen, attack pgd"]
+    assert files == []
+
+
+def test_runs_of_one_method_are_told_apart(folder: Path) -> None:
+    again = {"recipe": "cohen.yaml", "name": "again"}
+    change(folder, runs=["cohen.yaml", again], attacks={"pgd": PGD | CERTIFY | {"first": "again"}})
+    comparison = read_spec("spec.yaml", Path("out"))
+    attack = {"method": "pgd", "against": "base", "l2": [1.0] * 4, "index": [0, 1, 2, 3]}
+    attack |= {"clean_predict": [0] * 4, "targets": "none"}
+    for name in ("cohen", "again"):
+        write_log(folder / "out" / name / "attack-pgd", data="cifar10, pgd", attack=attack)
+    (folder / "report" / "pgd").mkdir(parents=True)
+    write_attacks(comparison, folder / "report")
+    text = (folder / "report" / "pgd" / "attacks.txt").read_text()
+    assert "Cohen (cohen/attack-pgd)" in text
+    assert "Cohen (again/attack-pgd)" in text
+    verdict = folder / "report" / "pgd" / "verdict.md"
+    assert "Cohen (again/attack-pgd) 0.25 | Cohen (cohen/attack-pgd) 0.25" in verdict.read_text()
+    # A verdict that is no longer asked for is no longer there.
+    change(folder, runs=["cohen.yaml", again], attacks={"pgd": PGD | CERTIFY})
+    write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")
+    assert not verdict.exists()

@@ -188,5 +188,5 @@ def test_a_run_that_is_missing_is_no_success(
     monkeypatch.setattr("concert.comparison.steps._start", start)
     assert main(["compare", "spec.yaml", "--out", "out"]) == 2
     captured = capsys.readouterr()
-    assert "run beta-0 is not in the report: not certified" in captured.err
+    assert "beta-0 is not in the report: not certified" in captured.err
     assert "Not in this report: beta-0" in captured.out

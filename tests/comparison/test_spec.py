@@ -16,7 +16,7 @@ from concert.comparison.steps import steps_of
 from concert.config import Recipe
 from concert.errors import ConcertError
 from concert.recipes import recipes_folder, spec_names
-from concert.training import claim_folder
+from concert.run_claim import claim_folder
 
 
 def test_the_plan_is_common_settings_and_then_the_runs_own(folder: Path) -> None:

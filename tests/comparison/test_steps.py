@@ -42,6 +42,16 @@ def test_time_left_by_hand(folder: Path) -> None:
     assert progress.seconds_left() == (15.0, False)
 
 
+def test_time_left_of_attacks_is_not_that_of_others(folder: Path) -> None:
+    quick, slow = ({"set": {"method": "pgd", "steps": steps}} for steps in (1, 99))
+    change(folder, runs=["cohen.yaml"], attacks={"quick": quick, "slow": slow})
+    steps = steps_of(read_spec("spec.yaml", Path("out")))
+    for step, seconds in zip(steps[:4], (50.0, 1000.0, 10.0, 20.0), strict=True):
+        step.code, step.seconds = 0, seconds
+    # Of the slow attack and its certification nothing is known.
+    assert Progress(steps, jobs=1).seconds_left() == (0.0, False)
+
+
 def test_a_step_with_other_arguments_is_done_again(folder: Path) -> None:
     train, *_ = finished(folder)
     notes = folder / "out" / "cohen" / "steps.json"

@@ -14,6 +14,7 @@ from concert.checks import check_counts, check_images, check_indices
 from concert.errors import ConcertError, nearest
 from concert.inference import full_precision
 from concert.noise import IsotropicNoise
+from concert.noise.base import check_sigma
 from concert.noise.grid import ON_GRID
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import Averaging, LogProbability, SoftVotes
@@ -48,6 +49,19 @@ class AttackResult:
     targets: Tensor
 
 
+def check_victim(against: str, draws: int, sigma: float | None = None) -> None:
+    """Refuse victims that do not exist, and draws that are none."""
+    if against not in get_args(Against):
+        raise ConcertError(nearest("choice for against", str(against), get_args(Against)))
+    check_counts(draws=draws)
+    if draws < 1:
+        raise ConcertError(f"draws must be at least 1, got {draws}")
+    if sigma is not None:
+        check_sigma("sigma", sigma)
+        if against == "base":
+            raise ConcertError("the base classifier has no noise: leave sigma out")
+
+
 class Victim:
     """What an attack on clean images (B, C, H, W) takes gradients of.
 
@@ -67,13 +81,7 @@ class Victim:
         indices: Sequence[int] | None,
         sigma: float | None = None,
     ) -> None:
-        if against not in get_args(Against):
-            raise ConcertError(nearest("choice for against", str(against), get_args(Against)))
-        check_counts(draws=draws)
-        if draws < 1:
-            raise ConcertError(f"draws must be at least 1, got {draws}")
-        if sigma is not None and against == "base":
-            raise ConcertError("the base classifier has no noise: leave sigma out")
+        check_victim(against, draws, sigma)
         images = smoothed.noise.accept(check_images(images.clone(), smoothed.shape))
         if not len(images):
             raise ConcertError("there is no image to attack: give at least one")

@@ -145,22 +145,19 @@ def cadv(
 
     Raises ConcertError for images without colours and impossible settings.
     """
-    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, success_draws=success_draws)
-    check_at_least(0, lr=lr, hints=hints)
-    for name, given, valid in (
-        ("choice", choice, ("lowest", "highest")),
-        ("space", space, ("ab", "lab")),
-    ):
-        if given not in valid:
-            raise ConcertError(nearest(f"choice for {name}", str(given), valid))
+    check(
+        images.shape[-3:],
+        colorizer=colorizer,
+        steps=steps,
+        lr=lr,
+        clusters=clusters,
+        chosen=chosen,
+        choice=choice,
+        space=space,
+        hints=hints,
+        success_draws=success_draws,
+    )
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
-    if victim.clean.shape[1] != 3:
-        raise ConcertError(
-            f"cadv changes colours, and images of shape {tuple(victim.clean.shape[1:])} have none: "
-            "use shadow or pgd"
-        )
-    if not getattr(colorizer, "takes_hints", True):
-        raise ConcertError("this colorizer takes no hints, which cadv changes: use another one")
     network = load_colorizer().to(victim.clean.device) if colorizer is None else colorizer
     lab = rgb_to_lab(victim.clean)
     lightness = lab[:, :1]
@@ -220,3 +217,34 @@ def cadv(
         taken[active] += 1
         on_step(step + 1, steps)
     return victim.result(result, taken, success_draws)
+
+
+def check(
+    shape: Sequence[int],
+    *,
+    colorizer: Colorizer | None,
+    steps: int,
+    lr: float,
+    clusters: int,
+    chosen: int,
+    choice: str,
+    space: str,
+    hints: int,
+    success_draws: int,
+    **others: Any,
+) -> None:
+    """Refuse settings of `cadv` that cannot be, for images of a shape (C, H, W); `others` can."""
+    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, success_draws=success_draws)
+    check_at_least(0, lr=lr, hints=hints)
+    for name, given, valid in (
+        ("choice", choice, ("lowest", "highest")),
+        ("space", space, ("ab", "lab")),
+    ):
+        if given not in valid:
+            raise ConcertError(nearest(f"choice for {name}", str(given), valid))
+    if shape[0] != 3:
+        raise ConcertError(
+            f"cadv changes colours, and images of shape {tuple(shape)} have none: use shadow or pgd"
+        )
+    if not getattr(colorizer, "takes_hints", True):
+        raise ConcertError("this colorizer takes no hints, which cadv changes: use another one")

@@ -60,12 +60,14 @@ def pgd(
     different draws, the last one. The norm of a returned perturbation, computed in float64, is at
     most epsilon. Raises ConcertError for impossible settings.
     """
-    check_at_least(0, epsilon=epsilon)
-    check_at_least(1, steps=steps, success_draws=success_draws)
-    if norm not in ("l2", "linf"):
-        raise ConcertError(nearest("norm", str(norm), ("l2", "linf")))
-    if step_size is not None and not 0 < step_size < torch.inf:
-        raise ConcertError(f"step_size must be above 0 and finite, got {step_size}")
+    check(
+        images.shape[-3:],
+        epsilon=epsilon,
+        norm=norm,
+        steps=steps,
+        step_size=step_size,
+        success_draws=success_draws,
+    )
     size = 2.0 * epsilon / steps if step_size is None else step_size
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     clean, lanes, generators = victim.clean, victim.lanes(0), victim.generators()
@@ -88,6 +90,25 @@ def pgd(
             lanes = victim.lanes(step + 1)
         on_step(step + 1, steps)
     return victim.result(best, torch.full_like(victim.labels, steps), success_draws)
+
+
+def check(
+    shape: Sequence[int],
+    *,
+    epsilon: float,
+    norm: str,
+    steps: int,
+    step_size: float | None,
+    success_draws: int,
+    **others: Any,
+) -> None:
+    """Refuse settings of `pgd` that cannot be, for images of a shape (C, H, W); `others` can."""
+    check_at_least(0, epsilon=epsilon)
+    check_at_least(1, steps=steps, success_draws=success_draws)
+    if norm not in ("l2", "linf"):
+        raise ConcertError(nearest("norm", str(norm), ("l2", "linf")))
+    if step_size is not None and not 0 < step_size < torch.inf:
+        raise ConcertError(f"step_size must be above 0 and finite, got {step_size}")
 
 
 def _unit(gradient: Tensor, norm: str) -> Tensor:

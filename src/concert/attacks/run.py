@@ -15,7 +15,7 @@ from torch import Tensor
 
 from concert.attacks.base import AttackResult, OnStep, Victim
 from concert.attacks.record import AttackRecord
-from concert.attacks.settings import METHODS, AttackSettings, check_targets
+from concert.attacks.settings import METHODS, AttackSettings
 from concert.attacks.shadow import spoofing_shadow
 from concert.data import ImageSet, split_names, subset_indices
 from concert.errors import ConcertError
@@ -60,9 +60,7 @@ def attack_data(
             f"{images.name} has {images.shape}"
         )
     arguments = dict(settings.arguments)
-    check_targets(settings, smoothed.num_classes)
-    if settings.images_per_batch < 0:
-        raise ConcertError(f"images_per_batch must be 0 or more, got {settings.images_per_batch}")
+    settings.check(images.shape, smoothed.num_classes)
     indices = subset_indices(len(images), settings.subset)
     weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
     attack = settings.described() | {

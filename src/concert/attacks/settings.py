@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import nn
 
+from concert.attacks.base import check_victim
 from concert.attacks.cadv import PRESETS as CADV_PRESETS
 from concert.attacks.cadv import cadv
+from concert.attacks.cadv import check as check_cadv
 from concert.attacks.pgd import PRESETS as PGD_PRESETS
+from concert.attacks.pgd import check as check_pgd
 from concert.attacks.pgd import pgd
 from concert.attacks.shadow import PRESETS as SHADOW_PRESETS
+from concert.attacks.shadow import check as check_shadow
 from concert.attacks.shadow import shadow
 from concert.errors import ConcertError, nearest
 
 METHODS: Final[dict[str, Any]] = {"cadv": cadv, "pgd": pgd, "shadow": shadow}
 PRESETS: Final = {"cadv": CADV_PRESETS, "pgd": PGD_PRESETS, "shadow": SHADOW_PRESETS}
+CHECKS: Final[dict[str, Any]] = {"cadv": check_cadv, "pgd": check_pgd, "shadow": check_shadow}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,20 @@ class AttackSettings:
             "seed": self.seed,
             "subset": self.subset,
         }
+
+    def check(self, shape: Sequence[int], num_classes: int) -> None:
+        """Refuse what cannot be, for images of a shape (C, H, W) of so many classes.
+
+        Whatever needs the images themselves is left to the attack.
+        """
+        check_targets(self, num_classes)
+        if self.images_per_batch < 0:
+            raise ConcertError(f"images_per_batch must be 0 or more, got {self.images_per_batch}")
+        if not 0 <= self.seed < 2**63:
+            raise ConcertError(f"seed must lie in [0, 2^63), got {self.seed}")
+        arguments = self.arguments
+        check_victim(arguments["against"], arguments["draws"], arguments.get("sigma"))
+        CHECKS[self.method](shape, **arguments)
 
 
 def method_arguments(method: str, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,21 +92,18 @@ def shadow(
     Raises ConcertError for impossible settings, and for a step that makes the total variation
     diverge.
     """
-    check_at_least(1, steps=steps, success_draws=success_draws)
-    check_at_least(0, lr=lr, lambda_tv=lambda_tv, lambda_c=lambda_c, lambda_s=lambda_s)
+    check(
+        images.shape[-3:],
+        steps=steps,
+        lr=lr,
+        lambda_tv=lambda_tv,
+        lambda_c=lambda_c,
+        lambda_s=lambda_s,
+        channels=channels,
+        success_draws=success_draws,
+    )
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices, sigma)
     clean = victim.clean
-    if channels not in (1, clean.shape[1]):
-        raise ConcertError(
-            f"channels must be 1 or the {clean.shape[1]} of the images, got {channels}"
-        )
-    shrinks = lr * lambda_tv * LARGEST_CURVATURE * clean.shape[1] / channels
-    if shrinks > 2.0:
-        raise ConcertError(
-            f"with lr {lr:g} and lambda_tv {lambda_tv:g} every step multiplies the roughest part "
-            f"of the perturbation by {1 - shrinks:.3g}, and it grows without end: lower lr below "
-            f"{2.0 * lr / shrinks:.3g}"
-        )
     lanes = victim.lanes(0)
     size = (channels, *clean.shape[2:])
     start = [torch.rand(size, generator=each) - 0.5 for each in victim.generators()]
@@ -127,6 +124,32 @@ def shadow(
         delta = delta + lr * gradient.nan_to_num(0.0, 0.0, 0.0)
         on_step(step + 1, steps)
     return victim.result(clean + delta, torch.full_like(victim.labels, steps), success_draws)
+
+
+def check(
+    shape: Sequence[int],
+    *,
+    steps: int,
+    lr: float,
+    lambda_tv: float,
+    lambda_c: float,
+    lambda_s: float,
+    channels: int,
+    success_draws: int,
+    **others: Any,
+) -> None:
+    """Refuse settings of `shadow` that cannot be, for images of a shape (C, H, W); `others` can."""
+    check_at_least(1, steps=steps, success_draws=success_draws)
+    check_at_least(0, lr=lr, lambda_tv=lambda_tv, lambda_c=lambda_c, lambda_s=lambda_s)
+    if channels not in (1, shape[0]):
+        raise ConcertError(f"channels must be 1 or the {shape[0]} of the images, got {channels}")
+    shrinks = lr * lambda_tv * LARGEST_CURVATURE * shape[0] / channels
+    if shrinks > 2.0:
+        raise ConcertError(
+            f"with lr {lr:g} and lambda_tv {lambda_tv:g} every step multiplies the roughest part "
+            f"of the perturbation by {1 - shrinks:.3g}, and it grows without end: lower lr below "
+            f"{2.0 * lr / shrinks:.3g}"
+        )
 
 
 def target_classes(num_classes: int, label: int) -> list[int]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from concert.attacks.run import AttackProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
-from concert.commands.loading import data_of, load_run
+from concert.commands.loading import data_of, import_from_here, load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import load_images
 from concert.memory import keep_large_blocks
@@ -80,6 +80,8 @@ def settings_of(options: Any) -> AttackSettings:
     if options.colorizer is not None:
         given["colorizer"] = options.colorizer
     arguments = method_arguments(options.method, options.preset, given)
+    if options.trust:
+        import_from_here()
     if "colorizer" in arguments:
         arguments["colorizer"] = build_colorizer(
             arguments["colorizer"] or "compact", trust=options.trust

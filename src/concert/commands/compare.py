@@ -1,4 +1,4 @@
-"""`concert compare SPEC`: train, certify and report a set of recipes on one budget."""
+"""`concert compare SPEC`: train, certify, attack and report a set of recipes on one budget."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(options: Any, argv: list[str]) -> int:
     if failed is not None:
         raise ConcertError(f"{failed.name} failed: {_last_line(failed)}")
     for name, why in (found.missing | missing).items():
-        raise ConcertError(f"run {name} is not in the report: {why}")
+        raise ConcertError(f"{name} is not in the report: {why}")
     return 0
 
 

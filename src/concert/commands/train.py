@@ -25,7 +25,8 @@ from concert.import_paths import is_foreign
 from concert.initial_weights import settle_classifier
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
-from concert.training import StepProgress, Watcher, claim_folder, train
+from concert.run_claim import claim_folder
+from concert.training import StepProgress, Watcher, train
 from concert.training_state import EpochMetrics
 
 DEFAULT_NOISE: Final = asdict(NoiseSettings())

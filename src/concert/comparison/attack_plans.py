@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,17 +18,18 @@ from concert.attacks.settings import AttackSettings
 from concert.commands.attack import parser as attack_parser
 from concert.commands.attack import settings_of as attack_settings_of
 from concert.commands.certify import parser as certify_parser
-from concert.comparison.checks import check_log, check_settings, check_subset_rule
-from concert.comparison.given import check_keys, flags, is_safe, settings_of
+from concert.comparison.checks import check_attack, check_log, check_settings
+from concert.comparison.given import Part, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import AttackPlan, PlannedAttack, PlannedRun, attack_folder
-from concert.comparison.products import LOG, read_attack
+from concert.comparison.products import LOG, read_attack, weights_of
 from concert.errors import ConcertError, nearest
+from concert.sampling import SamplingSettings
 
 ATTACK_PARTS: Final = ("runs", "first", "set", "certify")
-# Flags that say where the attacked images are, which is for the comparison to say.
-RESERVED: Final = {
-    "set": ("run", "out"),
-    "certify": ("run", "log", "data.name", "data.path", "split"),
+# Where the attacked images are, is for the comparison to say.
+FLAGS: Final = {
+    "set": Part("{preset: fast}", ("run", "out")),
+    "certify": Part("{n: 10000}", ("run", "log", "data.name", "data.path", "split")),
 }
 
 
@@ -44,7 +47,10 @@ def plan_attacks(
             f"{file}: 'attacks' must be names with settings, such as "
             f"{{cadv: {{set: {{preset: fast}}}}}}, got {given}"
         )
-    return tuple(_plan(file, name, entry or {}, runs, data_path) for name, entry in given.items())
+    return tuple(
+        _plan(file, name, {} if entry is None else entry, runs, data_path)
+        for name, entry in given.items()
+    )
 
 
 def _plan(
@@ -61,9 +67,15 @@ def _plan(
     first = entry.get("first") or ""
     if first and first not in [run.name for run in members]:
         raise ConcertError(f"{where}: first: {nearest('run', str(first), _names(members))}")
-    chosen = {part: settings_of(where, part, entry, RESERVED[part]) for part in RESERVED}
+    chosen = {part: settings_of(where, part, FLAGS[part], entry) for part in FLAGS}
     path = {} if data_path is None else {"data.path": str(data_path)}
     asked = {"method": name} | chosen["set"] | path
+    data = {asked.get("data.name") or run.recipe.data.name for run in members}
+    if len(data) > 1:
+        raise ConcertError(
+            f"{where}: its runs are of {' and '.join(sorted(data))}, which do not go into one "
+            "table: name the 'runs', or give 'data.name' in 'set'"
+        )
     try:
         planned = [_attack_on(run, name, asked, chosen["certify"]) for run in members]
     except ConcertError as error:
@@ -75,7 +87,7 @@ def _members(where: str, given: Any, runs: Sequence[PlannedRun]) -> list[Planned
     """The runs that are attacked: all, or those named."""
     if given is None:
         return list(runs)
-    if not isinstance(given, list) or not given:
+    if not isinstance(given, list) or not given or not all(isinstance(each, str) for each in given):
         raise ConcertError(f"{where}: runs must be a list of names of runs, got {given}")
     by_name = {run.name: run for run in runs}
     for name in given:
@@ -95,9 +107,14 @@ def _attack_on(
     trust = {"trust": True} if run.trust else {}
     attacker, certifier = attack_parser(), certify_parser()
     attack = [str(run.folder), "--out", str(folder), *flags({**asked, **trust}, attacker)]
-    settings = attack_settings_of(attacker.instantiate(attacker.parse_args(attack)))
-    check_subset_rule(settings.subset)
-    _check_folder(folder, settings)
+    given = attacker.instantiate(attacker.parse_args(attack))
+    settings = attack_settings_of(given)
+    data = replace(run.recipe.data, size=given.data.size or run.recipe.data.size)
+    if given.data.name:
+        data = replace(data, name=given.data.name)
+    check_attack(settings, data)
+    SamplingSettings(given.batch_size, given.vote_margin, given.workers)
+    _check_folder(folder, settings, data.name, run.folder)
     same = {key: asked[key] for key in ("data.name", "split") if key in asked}
     images = {"data.path": str(folder)} | same
     log = folder / LOG
@@ -112,12 +129,17 @@ def _attack_on(
     return PlannedAttack(run, ["attack", *attack], ["certify", *arguments])
 
 
-def _check_folder(folder: Path, settings: AttackSettings) -> None:
-    """Refuse the folder of an attack with other settings; all else there the attack checks."""
+def _check_folder(folder: Path, settings: AttackSettings, data: str, run: Path) -> None:
+    """Refuse the folder of an attack with other settings, data or weights."""
     there = read_attack(folder).get("identity")
     if not isinstance(there, dict):
         return
-    for name, value in json.loads(json.dumps(settings.described())).items():
+    images = there.get("data")
+    there = there | {name: images.get(name) for name in ("name", "split")} if images else there
+    here = json.loads(json.dumps(settings.described()))
+    here |= {"name": data, "split": settings.split, "concert": version("concert-smoothing")}
+    weights = weights_of(run)
+    for name, value in (here | ({"weights": weights} if weights else {})).items():
         if there.get(name) != value:
             raise ConcertError(
                 f"{folder} was attacked with {name} = {there.get(name)}, this comparison has "

@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from concert.attacks.settings import AttackSettings
 from concert.building import build_noise, build_objective, describe_noise
 from concert.classifiers.build import CLASSIFIERS, DENOISERS
 from concert.config import ClassifierSettings, DataSettings, Recipe
@@ -27,6 +28,7 @@ from concert.sampling import SamplingSettings
 ANY_SHAPE: Final = (3, 32, 32)
 # No data set is larger: rules are checked without the images.
 MANY_IMAGES: Final = 10_000_000
+MANY_CLASSES: Final = 1_000_000
 # What a log and a certification that goes on with it must have in common.
 DECIDING: Final = ("n0", "n", "alpha", "seed", "certificate", "stopping", "split")
 
@@ -45,8 +47,7 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     names = (entry.name for entry in fields(CertifySettings))
     settings = CertifySettings(**{name: getattr(options, name) for name in names})
     settings.check(noise)
-    if settings.split not in SPLITS:
-        raise ConcertError(nearest("split", settings.split, SPLITS))
+    check_split(settings.split)
     check_subset_rule(settings.subset)
     SamplingSettings(options.batch_size, options.vote_margin, options.workers)
     check_classifier(recipe.classifier, options.trust)
@@ -63,6 +64,20 @@ def shape_of(data: DataSettings) -> tuple[int, int, int]:
     """(channels, height, width) of known images, `ANY_SHAPE` for others, in the size given."""
     channels, height, width = KNOWN[data.name].shape if data.name in KNOWN else ANY_SHAPE
     return (channels, height, width) if data.size is None else (channels, data.size, data.size)
+
+
+def check_attack(settings: AttackSettings, data: DataSettings) -> None:
+    """Refuse an attack that cannot be on such data, as far as is known without the images."""
+    check_subset_rule(settings.subset)
+    check_split(settings.split)
+    num_classes = KNOWN[data.name].num_classes if data.name in KNOWN else MANY_CLASSES
+    settings.check(shape_of(data), num_classes)
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that no data set has."""
+    if split not in SPLITS:
+        raise ConcertError(nearest("split", split, SPLITS))
 
 
 def check_subset_rule(rule: str) -> None:

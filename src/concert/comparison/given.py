@@ -6,33 +6,38 @@ import json
 import re
 from argparse import _StoreTrueAction
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from concert.errors import ConcertError, nearest
 from concert.parsers import Parser
 
-EXAMPLES: Final = {"set": "{training.epochs: 12}", "certify": "{n: 10000}"}
 SAFE_NAME: Final = re.compile(r"\w[\w .=+-]*")
 
 
-def settings_of(
-    where: Path | str, part: str, holder: Mapping[str, Any], reserved: Collection[str]
-) -> dict[str, Any]:
-    """The flags that a part of a specification, "set" or "certify", gives.
+@dataclass(frozen=True)
+class Part:
+    """A part of a specification that gives flags: an example, and flags that it may not give."""
 
-    `reserved`: those that are for the comparison to say.
-    """
-    given = holder.get(part)
+    example: str
+    reserved: Collection[str]
+
+
+def settings_of(
+    where: Path | str, name: str, part: Part, holder: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The flags that `holder`, a specification or a piece of one, gives as the part of a name."""
+    given = holder.get(name)
     given = {} if given is None else given
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ConcertError(
-            f"{where}: '{part}' must be settings with values, such as {EXAMPLES[part]}, got {given}"
+            f"{where}: '{name}' must be settings with values, such as {part.example}, got {given}"
         )
-    for key in reserved:
+    for key in part.reserved:
         if key in given:
             raise ConcertError(
-                f"{where}: '{key}' in '{part}' is chosen by the comparison: remove it"
+                f"{where}: '{key}' in '{name}' is chosen by the comparison: remove it"
             )
     return given
 

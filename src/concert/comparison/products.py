@@ -7,6 +7,7 @@ RUN/attack-NAME/  attack.json  test.parquet  certify.{tsv,json}
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def share_attacked(folder: Path) -> float:
         return float(len(list(folder.glob("*.parquet"))) == 1)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         parts = (folder / "parts").glob("*.parquet")
-        done: int = sum(pyarrow.parquet.read_metadata(part).num_rows for part in parts)
+        done = sum(_rows_of_part(part, part.stat().st_mtime_ns) for part in parts)
         images = int(described["info"]["subset_images"])
         return min(done / images, 0.99)
     return 0.0
@@ -73,6 +74,14 @@ def read_attack(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def weights_of(run: Path) -> str | None:
+    """The hash of a run's weights; None while it has no model."""
+    try:
+        return read_description(run)[1]
+    except (ConcertError, OSError):
+        return None
 
 
 def read_notes(folder: Path) -> dict[str, list[str]]:
@@ -99,10 +108,15 @@ def _logged(folder: Path) -> dict[str, Any]:
 
 
 def _is_of_model(described: Mapping[str, Any], run: Path) -> bool:
-    try:
-        return bool(described["identity"]["weights"] == read_description(run)[1])
-    except (ConcertError, OSError, KeyError, TypeError):
-        return False
+    identity = described.get("identity")
+    made_with = identity.get("weights") if isinstance(identity, dict) else None
+    return made_with is not None and made_with == weights_of(run)
+
+
+@functools.cache
+def _rows_of_part(part: Path, changed: int) -> int:
+    """Rows of a Parquet file; `changed` tells its versions apart."""
+    return int(pyarrow.parquet.read_metadata(part).num_rows)
 
 
 def _rows(file: Path) -> int:

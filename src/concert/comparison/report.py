@@ -10,8 +10,8 @@ from typing import Final
 
 import pandas as pd
 
-from concert.comparison.plan import Comparison, PlannedRun, attack_folder
-from concert.comparison.products import LOG, VARIANCE
+from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
+from concert.comparison.products import LOG, VARIANCE, weights_of
 from concert.errors import ConcertError
 from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.attack_verdict import verdict_table, write_verdict
@@ -58,6 +58,8 @@ def _readable(files: Sequence[tuple[PlannedRun, Path]]) -> Certified:
             continue
         if log is None:
             found.missing[run.name] = "not certified"
+        elif weights_of(run.folder) not in (None, log.run["identity"].get("weights")):
+            found.missing[run.name] = f"{file} is of another model: delete it"
         else:
             found.runs.append(run)
             found.logs.append(log)
@@ -115,8 +117,9 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
     """Write the report on each attack into a folder of its name in `out`.
 
     All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
-    paired differences of the first run to the others. Returns the files' paths, and why runs are
-    missing, by "RUN, attack NAME". An attack of which there is no log has no folder.
+    paired differences of the first run to the others. Returns the files' paths, and why something
+    is missing, by "RUN, attack NAME" or "attack NAME". Of an attack without a log nothing is
+    written.
     """
     files: list[Path] = []
     missing: dict[str, str] = {}
@@ -124,14 +127,24 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
         folders = [(each.run, attack_folder(each.run, plan.name) / LOG) for each in plan.members]
         found = _readable(folders)
         missing |= {f"{name}, attack {plan.name}": why for name, why in found.missing.items()}
-        if not found.logs:
-            continue
-        files += write_report(found.logs, out / plan.name, notes=found.notes())
-        by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
-        first = by_name.pop(plan.first, None)
-        if first is not None and by_name:
-            files += write_verdict(verdict_table(first, list(by_name.values())), out / plan.name)
+        for stale in ("verdict.csv", "verdict.md"):
+            (out / plan.name / stale).unlink(missing_ok=True)
+        try:
+            files += _write_attack(plan, found, out / plan.name)
+        except ConcertError as error:
+            missing[f"attack {plan.name}"] = str(error)
     return files, missing
+
+
+def _write_attack(plan: AttackPlan, found: Certified, out: Path) -> list[Path]:
+    if not found.logs:
+        return []
+    files = write_report(found.logs, out, notes=found.notes())
+    by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
+    first = by_name.pop(plan.first, None)
+    if first is not None and by_name:
+        files += write_verdict(verdict_table(first, list(by_name.values())), out)
+    return files
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:

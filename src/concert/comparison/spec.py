@@ -24,19 +24,22 @@ from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
 from concert.comparison.attack_plans import plan_attacks
 from concert.comparison.checks import check_log, check_settings
-from concert.comparison.given import check_keys, flags, is_safe, settings_of
+from concert.comparison.given import Part, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
 from concert.errors import ConcertError
 from concert.recipes import find_recipe, find_spec, recipes_folder
-from concert.training import check_claim
+from concert.run_claim import check_claim
 
 PARTS: Final = ("runs", "set", "certify", "attacks", "jobs", "threads")
 RUN_PARTS: Final = ("recipe", "name", "set", "certify", "groups", "gradient_variance")
 # The folder of the report, beside those of the runs.
 REPORT: Final = "report"
-# Flags that say where a run is, which is for the comparison to say.
-RESERVED: Final = {"set": ("config", "out"), "certify": ("run", "log")}
+# Where a run is, is for the comparison to say.
+FLAGS: Final = {
+    "set": Part("{training.epochs: 12}", ("config", "out")),
+    "certify": Part("{n: 10000}", ("run", "log")),
+}
 
 
 def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison:
@@ -101,10 +104,8 @@ def _plan(
         raise ConcertError(f"{where}: gradient_variance must be true or false, got {measured}")
     data = {} if data_path is None else {"data.path": str(data_path)}
     given = {
-        part: settings_of(file, part, common, reserved)
-        | settings_of(where, part, entry, reserved)
-        | data
-        for part, reserved in RESERVED.items()
+        name: settings_of(file, name, part, common) | settings_of(where, name, part, entry) | data
+        for name, part in FLAGS.items()
     }
     trainer, certifier = train_parser(), certify_parser()
     try:

@@ -98,26 +98,26 @@ class Progress:
         return [step for step in self.steps if step.process is not None and step.code is None]
 
     def seconds_left(self) -> tuple[float, bool]:
-        """Estimated from the steps of the same kind; and whether that is all, or some kind of
-        step has not begun and is left out.
+        """Estimated from the same steps of other runs; and whether that is all, or some step has
+        begun for no run and is left out.
         """
         totals: dict[str, list[float]] = {}
         left, everything = 0.0, True
         for step in self.steps:
             if step.seconds is not None:
-                totals.setdefault(step.kind, []).append(step.seconds)
+                totals.setdefault(step.key, []).append(step.seconds)
         for step in self.running():
             done, before = step.fraction(), self.started.setdefault(step.name, 0.0)
             if done > before:
                 pace = (time.monotonic() - step.began) / (done - before)
-                totals.setdefault(step.kind, []).append(pace)
+                totals.setdefault(step.key, []).append(pace)
                 left += pace * (1 - done)
             else:
                 everything = False
         for step in self.steps:
-            if step.waits and step.kind in totals:
-                left += sum(totals[step.kind]) / len(totals[step.kind])
-            everything = everything and not (step.waits and step.kind not in totals)
+            if step.waits and step.key in totals:
+                left += sum(totals[step.key]) / len(totals[step.key])
+            everything = everything and not (step.waits and step.key not in totals)
         return left / self.jobs, everything
 
 

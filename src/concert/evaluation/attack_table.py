@@ -125,13 +125,16 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
     A cell has the accuracy, rounded down, its interval, and the number of images.
     """
-    keys = ["sigma", "method", "attack", "targets", "against", "guarantee", "certificate"]
     rows = []
-    for values, part in table.groupby(keys, sort=False):
-        cells = {tau_name(row["tau"]): _cell(row) for row in part.to_dict("records")}
-        named = dict(zip(keys, values, strict=True))
-        last = {name: named.pop(name) for name in ("guarantee", "certificate")}
-        rows.append({**named, **cells, **last})
+    # The last row of a log is that of all images.
+    for _, part in table.groupby(np.isinf(table["tau"]).cumsum().shift(fill_value=0)):
+        of_log = part.to_dict("records")
+        first = {
+            name: of_log[0][name] for name in ("sigma", "method", "attack", "targets", "against")
+        }
+        cells = {tau_name(row["tau"]): _cell(row) for row in of_log}
+        last = {name: of_log[0][name] for name in ("guarantee", "certificate")}
+        rows.append({**first, **cells, **last})
     return pd.DataFrame(rows)
 
 

@@ -199,4 +199,7 @@ def _row_label(log: LoadedLog) -> RowLabel:
 
 
 def _folder(log: LoadedLog) -> str:
-    return log.path.resolve().parent.name
+    """The folder of the log; that of an attack, which is called after it, with the run's."""
+    folder = log.path.resolve().parent
+    is_attack = folder.name.startswith("attack-")
+    return f"{folder.parent.name}/{folder.name}" if is_attack else folder.name

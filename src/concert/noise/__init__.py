@@ -11,8 +11,9 @@ brightness and detail can have a number each.
 from concert.noise.banded import BandedNoise
 from concert.noise.base import NoiseModel
 from concert.noise.fixed import IsotropicNoise, StaticNoise
+from concert.noise.generated import GeneratedNoise
 from concert.noise.grid import GridNoise
-from concert.noise.shaped import GeneratedNoise, QueriedNoise
+from concert.noise.queried import QueriedNoise
 
 __all__ = [
     "BandedNoise",
