@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from concert.cli import _config_flag
+from concert.comparison.spec import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -106,7 +107,7 @@ def test_every_block_has_a_language_that_is_tested() -> None:
     for page in PAGES:
         fences = len(re.findall(r"^```", read(page), flags=re.MULTILINE))
         assert fences == 2 * len(blocks(page))
-        assert {language for language, _ in blocks(page)} <= {"sh", "python"}
+        assert {language for language, _ in blocks(page)} <= {"sh", "python", "yaml"}
     assert len(blocks("README.md")) >= 6
 
 
@@ -155,6 +156,11 @@ def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
         if language == "python":
             if "foolbox" not in content or importlib.util.find_spec("foolbox"):
                 run([sys.executable, "-c", content], tmp_path)
+            continue
+        if language == "yaml":
+            spec = tmp_path / "spec.yaml"
+            spec.write_text("runs: [cifar10/cohen-1.0-cpu, cifar10/concert-1.0-cpu]\n" + content)
+            assert read_spec(str(spec), tmp_path / "out").attacks
             continue
         for line in content.splitlines():
             if line.startswith("concert "):
