@@ -145,8 +145,9 @@ def cadv(
 
     Raises ConcertError for images without colours and impossible settings.
     """
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     check(
-        images.shape[-3:],
+        victim.clean.shape[1:],
         colorizer=colorizer,
         steps=steps,
         lr=lr,
@@ -157,7 +158,6 @@ def cadv(
         hints=hints,
         success_draws=success_draws,
     )
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     network = load_colorizer().to(victim.clean.device) if colorizer is None else colorizer
     lab = rgb_to_lab(victim.clean)
     lightness = lab[:, :1]

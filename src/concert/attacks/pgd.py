@@ -60,8 +60,9 @@ def pgd(
     different draws, the last one. The norm of a returned perturbation, computed in float64, is at
     most epsilon. Raises ConcertError for impossible settings.
     """
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     check(
-        images.shape[-3:],
+        victim.clean.shape[1:],
         epsilon=epsilon,
         norm=norm,
         steps=steps,
@@ -69,7 +70,6 @@ def pgd(
         success_draws=success_draws,
     )
     size = 2.0 * epsilon / steps if step_size is None else step_size
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     clean, lanes, generators = victim.clean, victim.lanes(0), victim.generators()
 
     points = best = clean

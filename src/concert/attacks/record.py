@@ -25,7 +25,7 @@ import pyarrow.parquet
 from torch import Tensor
 
 from concert.attacks.base import AttackResult
-from concert.data.floats import ATTACK_KEY, CLEAN
+from concert.data.floats import ATTACK_FILE, ATTACK_KEY, CLEAN, attack_description
 from concert.errors import ConcertError
 from concert.files import take, write_atomically
 
@@ -91,20 +91,15 @@ class AttackRecord:
 
     def _read(self) -> None:
         """What an earlier process has done."""
-        described = self.folder / "attack.json"
-        if not described.exists():
+        if not (self.folder / ATTACK_FILE).exists():
             # A process that is killed while it writes leaves a temporary file, named with a dot.
             if any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise ConcertError(
                     f"{self.folder} is not empty and holds no attack: give another --out"
                 )
             return
-        try:
-            before = json.loads(described.read_text())
-            same = before["identity"] == self.description["identity"]
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
+        before = attack_description(self.folder)
+        if before.get("identity") != self.description["identity"]:
             raise ConcertError(
                 f"{self.folder} holds an attack on another model or with other settings: give "
                 "another --out, or delete it"
@@ -134,7 +129,7 @@ class AttackRecord:
         seconds: float,
     ) -> None:
         """Write a batch of attacked images; `seconds` is what each of them took."""
-        if not self.folder.joinpath("attack.json").exists():
+        if not (self.folder / ATTACK_FILE).exists():
             self._describe()
         numbers: dict[str, list[Any]] = {
             "index": list(indices),
@@ -179,7 +174,7 @@ class AttackRecord:
 
     def _describe(self) -> None:
         text = json.dumps(self.description, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.folder / "attack.json", text + "\n")
+        write_atomically(self.folder / ATTACK_FILE, text + "\n")
 
     def _write(self, path: Path, table: Any) -> None:
         content = io.BytesIO()

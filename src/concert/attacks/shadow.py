@@ -92,8 +92,9 @@ def shadow(
     Raises ConcertError for impossible settings, and for a step that makes the total variation
     diverge.
     """
+    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices, sigma)
     check(
-        images.shape[-3:],
+        victim.clean.shape[1:],
         steps=steps,
         lr=lr,
         lambda_tv=lambda_tv,
@@ -102,7 +103,6 @@ def shadow(
         channels=channels,
         success_draws=success_draws,
     )
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices, sigma)
     clean = victim.clean
     lanes = victim.lanes(0)
     size = (channels, *clean.shape[2:])

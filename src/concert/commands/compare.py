@@ -87,7 +87,7 @@ class ComparisonDisplay(LiveRow):
                     self.console.print(f"{step.name}: {said} after {step.seconds:.0f} s")
         left, everything = progress.seconds_left()
         at_least = "" if everything else "more than "
-        running = (f"{step.name} {step.fraction():.0%}" for step in progress.running())
+        running = (f"{step.name} {step.done:.0%}" for step in progress.running())
         row = [
             ("done", f"{len(ended)}/{len(progress.steps)}"),
             ("running", ", ".join(running)),

@@ -7,21 +7,22 @@ attacks:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from concert.attacks.settings import AttackSettings
 from concert.commands.attack import parser as attack_parser
 from concert.commands.attack import settings_of as attack_settings_of
-from concert.commands.certify import parser as certify_parser
-from concert.comparison.checks import check_attack, check_log, check_settings
-from concert.comparison.given import Part, check_keys, flags, is_safe, settings_of
+from concert.comparison.checks import (
+    check_attack,
+    check_attack_folder,
+    check_log,
+    check_settings,
+)
+from concert.comparison.given import Part, certification, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import AttackPlan, PlannedAttack, PlannedRun, attack_folder
-from concert.comparison.products import LOG, read_attack, weights_of
+from concert.comparison.products import LOG
+from concert.config import DataSettings
 from concert.errors import ConcertError, nearest
 from concert.sampling import SamplingSettings
 
@@ -105,43 +106,19 @@ def _attack_on(
 ) -> PlannedAttack:
     folder = attack_folder(run, name)
     trust = {"trust": True} if run.trust else {}
-    attacker, certifier = attack_parser(), certify_parser()
+    attacker = attack_parser()
     attack = [str(run.folder), "--out", str(folder), *flags({**asked, **trust}, attacker)]
     given = attacker.instantiate(attacker.parse_args(attack))
     settings = attack_settings_of(given)
-    data = replace(run.recipe.data, size=given.data.size or run.recipe.data.size)
-    if given.data.name:
-        data = replace(data, name=given.data.name)
-    check_attack(settings, data)
+    trained = run.recipe.data
+    data_name = given.data.name or trained.name
+    size = given.data.size or (trained.size if data_name == trained.name else None)
+    check_attack(settings, DataSettings(data_name, size=size))
     SamplingSettings(given.batch_size, given.vote_margin, given.workers)
-    _check_folder(folder, settings, data.name, run.folder)
+    check_attack_folder(folder, settings, data_name, run.folder)
     same = {key: asked[key] for key in ("data.name", "split") if key in asked}
     images = {"data.path": str(folder)} | same
     log = folder / LOG
-    arguments = [
-        str(run.folder),
-        "--log",
-        str(log),
-        *flags({**certify, **images, **trust}, certifier),
-    ]
-    options = certifier.instantiate(certifier.parse_args(arguments))
+    arguments, options = certification(run.folder, log, {**certify, **images, **trust})
     check_log(log, check_settings(run.recipe, options), options)
     return PlannedAttack(run, ["attack", *attack], ["certify", *arguments])
-
-
-def _check_folder(folder: Path, settings: AttackSettings, data: str, run: Path) -> None:
-    """Refuse the folder of an attack with other settings, data or weights."""
-    there = read_attack(folder).get("identity")
-    if not isinstance(there, dict):
-        return
-    images = there.get("data")
-    there = there | {name: images.get(name) for name in ("name", "split")} if images else there
-    here = json.loads(json.dumps(settings.described()))
-    here |= {"name": data, "split": settings.split, "concert": version("concert-smoothing")}
-    weights = weights_of(run)
-    for name, value in (here | ({"weights": weights} if weights else {})).items():
-        if there.get(name) != value:
-            raise ConcertError(
-                f"{folder} was attacked with {name} = {there.get(name)}, this comparison has "
-                f"{value}: delete it, or choose another name or --out"
-            )

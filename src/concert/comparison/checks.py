@@ -5,15 +5,20 @@ A mistake in the settings of a certification would else be found after hours of 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from concert.attacks.settings import AttackSettings
 from concert.building import build_noise, build_objective, describe_noise
 from concert.classifiers.build import CLASSIFIERS, DENOISERS
+from concert.comparison.products import weights_of
 from concert.config import ClassifierSettings, DataSettings, Recipe
 from concert.data import subset_indices
+from concert.data.floats import attack_description
 from concert.data.known import KNOWN
 from concert.data.load import SPLITS
 from concert.errors import ConcertError, nearest
@@ -131,12 +136,7 @@ def check_log(log: Path, settings: CertifySettings, options: Any) -> None:
         here["batch_size"] = options.batch_size
     if "n_select" in there:
         here["n_select"] = settings.n_select
-    for name, value in here.items():
-        if there.get(name) != value:
-            raise ConcertError(
-                f"{log} was made with {name} = {there.get(name)}, this comparison has {value}: "
-                f"{remedy}"
-            )
+    _require_same(f"{log} was made with", there, here, remedy)
     if there.get("subset") != settings.subset:
         lines, _ = complete_lines(content, ours=True)
         logged = {row["idx"] for row in parse_rows(log, lines, COLUMNS)}
@@ -145,4 +145,33 @@ def check_log(log: Path, settings: CertifySettings, options: Any) -> None:
             raise ConcertError(
                 f"{log} has images of subset {there.get('subset')} that {settings.subset} does not "
                 f"have: {remedy}"
+            )
+
+
+def check_attack_folder(folder: Path, settings: AttackSettings, data: str, run: Path) -> None:
+    """Refuse the folder of an attack with other settings, data or weights; writes nothing.
+
+    `data`: the name of what is attacked. `run`: the folder of the model. A folder that is not there
+    or has not begun is no obstacle.
+    """
+    there = attack_description(folder).get("identity")
+    if not isinstance(there, dict):
+        return
+    images = there.get("data")
+    there = there | {name: images.get(name) for name in ("name", "split")} if images else there
+    here = json.loads(json.dumps(settings.described()))
+    here |= {"name": data, "split": settings.split, "concert": version("concert-smoothing")}
+    weights = weights_of(run)
+    here |= {} if weights is None else {"weights": weights}
+    remedy = "delete it, or choose another name or --out"
+    _require_same(f"{folder} was attacked with", there, here, remedy)
+
+
+def _require_same(
+    made: str, there: Mapping[str, Any], here: Mapping[str, Any], remedy: str
+) -> None:
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise ConcertError(
+                f"{made} {name} = {there.get(name)}, this comparison has {value}: {remedy}"
             )

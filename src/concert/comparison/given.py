@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from concert.commands.certify import parser as certify_parser
 from concert.errors import ConcertError, nearest
 from concert.parsers import Parser
 
@@ -58,6 +59,13 @@ def flags(settings: Mapping[str, Any], parser: Parser) -> list[str]:
         elif value:
             given.append(f"--{key}")
     return given
+
+
+def certification(run: Path, log: Path, settings: Mapping[str, Any]) -> tuple[list[str], Any]:
+    """The arguments of `concert certify` for a run with settings into a log, and them parsed."""
+    parser = certify_parser()
+    arguments = [str(run), "--log", str(log), *flags(settings, parser)]
+    return arguments, parser.instantiate(parser.parse_args(arguments))
 
 
 def is_safe(name: object) -> bool:

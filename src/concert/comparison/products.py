@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pyarrow.parquet
 
+from concert.data.floats import attack_description
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.log_reading import load_run
@@ -23,7 +24,6 @@ from concert.runs import CONFIG, read_description
 NOTE: Final = "steps.json"
 LOG: Final = "certify.tsv"
 VARIANCE: Final = "gradient_variance.json"
-ATTACK: Final = "attack.json"
 
 
 def is_whole(folder: Path, kind: str, run: Path) -> bool:
@@ -37,7 +37,7 @@ def is_whole(folder: Path, kind: str, run: Path) -> bool:
     if kind == "certify":
         return share_certified(folder) >= 1 and _is_of_model(_logged(folder), run)
     if kind == "attack":
-        return share_attacked(folder) >= 1 and _is_of_model(read_attack(folder), run)
+        return share_attacked(folder) >= 1 and _is_of_model(attack_description(folder), run)
     return (folder / VARIANCE).is_file()
 
 
@@ -56,7 +56,7 @@ def share_certified(folder: Path) -> float:
 
 def share_attacked(folder: Path) -> float:
     """The share of an attack's images that are done; 1 only once they are one data set."""
-    described = read_attack(folder)
+    described = attack_description(folder)
     if described.get("result") is not None:
         return float(len(list(folder.glob("*.parquet"))) == 1)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -65,15 +65,6 @@ def share_attacked(folder: Path) -> float:
         images = int(described["info"]["subset_images"])
         return min(done / images, 0.99)
     return 0.0
-
-
-def read_attack(folder: Path) -> dict[str, Any]:
-    """What an attack's folder says of it; {} where there is none that can be read."""
-    try:
-        found = json.loads((folder / ATTACK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def weights_of(run: Path) -> str | None:

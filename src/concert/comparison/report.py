@@ -28,6 +28,7 @@ SOURCES: Final = (
 )
 # Files of an earlier report that this one may not have.
 CHANGING: Final = ("figure-*.png", "paper.csv", "paper.md", "paper.tex", "gradient_variance.csv")
+CHANGING_OF_ATTACKS: Final = ("verdict.csv", "verdict.md")
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,16 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     files = write_report(logs, out, notes=missing)
     for name, content in contents.items():
         write_atomically(out / name, content)
-    for file in (file for pattern in CHANGING for file in out.glob(pattern)):
-        if file.name not in contents:
+    files += [out / name for name in contents]
+    _remove_others(out, CHANGING, files)
+    return files
+
+
+def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) -> None:
+    """Remove the files of an earlier report that are not among those written."""
+    for file in (file for pattern in patterns for file in out.glob(pattern)):
+        if file not in written:
             file.unlink()
-    return [*files, *(out / name for name in contents)]
 
 
 def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[str, str]]:
@@ -127,12 +134,13 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
         folders = [(each.run, attack_folder(each.run, plan.name) / LOG) for each in plan.members]
         found = _readable(folders)
         missing |= {f"{name}, attack {plan.name}": why for name, why in found.missing.items()}
-        for stale in ("verdict.csv", "verdict.md"):
-            (out / plan.name / stale).unlink(missing_ok=True)
+        written: list[Path] = []
         try:
-            files += _write_attack(plan, found, out / plan.name)
+            written = _write_attack(plan, found, out / plan.name)
         except ConcertError as error:
             missing[f"attack {plan.name}"] = str(error)
+        _remove_others(out / plan.name, CHANGING_OF_ATTACKS, written)
+        files += written
     return files, missing
 
 

@@ -19,12 +19,11 @@ from typing import Any, Final
 import yaml
 
 from concert.building import check_noise_settings
-from concert.commands.certify import parser as certify_parser
 from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
 from concert.comparison.attack_plans import plan_attacks
 from concert.comparison.checks import check_log, check_settings
-from concert.comparison.given import Part, check_keys, flags, is_safe, settings_of
+from concert.comparison.given import Part, certification, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
 from concert.errors import ConcertError
@@ -104,10 +103,10 @@ def _plan(
         raise ConcertError(f"{where}: gradient_variance must be true or false, got {measured}")
     data = {} if data_path is None else {"data.path": str(data_path)}
     given = {
-        name: settings_of(file, name, part, common) | settings_of(where, name, part, entry) | data
-        for name, part in FLAGS.items()
+        key: settings_of(file, key, part, common) | settings_of(where, key, part, entry) | data
+        for key, part in FLAGS.items()
     }
-    trainer, certifier = train_parser(), certify_parser()
+    trainer = train_parser()
     try:
         train = [
             "--config",
@@ -116,12 +115,10 @@ def _plan(
             str(folder),
             *flags(given["set"], trainer),
         ]
-        chosen = flags(given["certify"], certifier)
         log = folder / LOG
-        certify = [str(folder), "--log", str(log), *chosen]
+        certify, options = certification(folder, log, given["certify"])
         asked = trainer.instantiate(trainer.parse_args(train))
         recipe = recipe_of(asked)
-        options = certifier.instantiate(certifier.parse_args(certify))
         settings = check_settings(recipe, options)
         if not (folder / "config.yaml").is_file():
             # As `concert train` has it: a run that is under way was begun with these settings.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -38,7 +38,8 @@ PAUSE: Final = 0.2
 class Step:
     """One command of one run, or of an attack on it. `after` must be done first.
 
-    began, seconds: of this part; seconds is None until the step has ended. code: its exit code.
+    began, seconds: of this part; seconds is None until the step has ended. done, done_at_start: the
+    share of it that is done, by now and when this part began. code: its exit code.
     """
 
     run: PlannedRun
@@ -49,6 +50,8 @@ class Step:
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     seconds: float | None = None
+    done: float = 0.0
+    done_at_start: float = 0.0
     code: int | None = None
 
     @property
@@ -92,7 +95,6 @@ class Progress:
 
     steps: list[Step]
     jobs: int
-    started: dict[str, float] = field(default_factory=dict)
 
     def running(self) -> list[Step]:
         return [step for step in self.steps if step.process is not None and step.code is None]
@@ -107,11 +109,10 @@ class Progress:
             if step.seconds is not None:
                 totals.setdefault(step.key, []).append(step.seconds)
         for step in self.running():
-            done, before = step.fraction(), self.started.setdefault(step.name, 0.0)
-            if done > before:
-                pace = (time.monotonic() - step.began) / (done - before)
+            if step.done > step.done_at_start:
+                pace = (time.monotonic() - step.began) / (step.done - step.done_at_start)
                 totals.setdefault(step.key, []).append(pace)
-                left += pace * (1 - done)
+                left += pace * (1 - step.done)
             else:
                 everything = False
         for step in self.steps:
@@ -196,7 +197,8 @@ def perform(
                     step.code = 0
                 elif len(progress.running()) < comparison.jobs:
                     _start(step, comparison.threads, lock)
-                    progress.started[step.name] = step.fraction()
+            for step in progress.running():
+                step.done = step.fraction()
             show(progress)
             time.sleep(PAUSE)
         show(progress)
@@ -222,7 +224,7 @@ def _start(step: Step, threads: int, lock: int | None) -> None:
             start_new_session=True,
             pass_fds=() if lock is None else (lock,),
         )
-    step.began = time.monotonic()
+    step.began, step.done_at_start = time.monotonic(), step.fraction()
 
 
 def _end(step: Step) -> None:

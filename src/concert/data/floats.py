@@ -17,9 +17,20 @@ from torch import Tensor
 from concert.data.decode import FloatRows
 from concert.errors import ConcertError
 
+# Beside the images of an attack: its settings, and what came out.
+ATTACK_FILE: Final = "attack.json"
 ATTACK_KEY: Final = b"concert.attack"
 # Images beside the attacked ones; they are not needed for certification.
 CLEAN: Final = "clean"
+
+
+def attack_description(folder: Path) -> dict[str, Any]:
+    """What the folder of an attack says of it; {} where there is nothing that can be read."""
+    try:
+        found = json.loads((folder / ATTACK_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_numeric(file: Path, columns: Sequence[str]) -> bool:

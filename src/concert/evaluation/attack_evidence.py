@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from concert.colorization import build_colorizer, entropy_map
-from concert.data.floats import CLEAN, numbers_of
+from concert.data.floats import ATTACK_FILE, CLEAN, attack_description, numbers_of
 from concert.errors import ConcertError
 from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
@@ -146,10 +146,9 @@ def evidence_figure(
 
 def read_attack(folder: Path) -> dict[str, Any]:
     """What an attack's folder says of its settings."""
-    try:
-        described: dict[str, Any] = json.loads((folder / "attack.json").read_text())["identity"]
-    except (OSError, ValueError, KeyError):
-        raise ConcertError(f"{folder} has no attack.json that can be read: restore it") from None
+    described = attack_description(folder).get("identity")
+    if not isinstance(described, dict):
+        raise ConcertError(f"{folder} has no {ATTACK_FILE} that can be read: restore it")
     return described
 
 

@@ -179,13 +179,15 @@ def attacked_through_itself(log: LoadedLog) -> bool:
     Of the noise an attack knows its own settings, and not those of the network in it: the weights
     tell networks apart.
     """
-    attack, identity = _attack(log), log.run["identity"]
-    noises = [
-        entry["noise"] for entry in (attack, identity) if isinstance(entry.get("noise"), dict)
-    ]
-    shared = set.intersection(*map(set, noises)) if len(noises) == 2 else set()
-    weights = [entry["weights"] for entry in (attack, identity) if "weights" in entry]
-    return len(set(weights)) <= 1 and all(noises[0][key] == noises[1][key] for key in shared)
+    attacked, certified = (_model_of(each) for each in (_attack(log), log.run["identity"]))
+    return all(certified.get(name, value) == value for name, value in attacked.items())
+
+
+def _model_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a description says of the model: the settings of its noise, and the weights' hash."""
+    noise = described.get("noise")
+    known = dict(noise) if isinstance(noise, dict) else {}
+    return known | {name: described[name] for name in ("weights",) if name in described}
 
 
 def right_before(log: LoadedLog) -> tuple[int, int]:

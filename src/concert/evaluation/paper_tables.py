@@ -64,8 +64,9 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
         return None
     table = paper_table(number)
     radii = [name for name in table.columns if name[0].isdigit()]
-    ours = [_our_row(log, label, radii) for log, label in zip(logs, row_labels(logs), strict=True)]
-    groups, others = _by_row(table, row_labels(logs))
+    labels = row_labels(logs)
+    ours = [_our_row(log, label, radii) for log, label in zip(logs, labels, strict=True)]
+    groups, others = _by_row(table, labels)
     rows: list[dict[str, object]] = []
     for printed, places in groups:
         rows.append(
