@@ -10,6 +10,7 @@ the caller says that the folder is trusted.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,22 @@ def weights_file(classifier: nn.Module, noise: NoiseModel) -> bytes:
         for name, tensor in module.state_dict().items()
     }
     return save_tensors(tensors, metadata={"format": "pt"})
+
+
+def source_of(*models: nn.Module) -> dict[str, str]:
+    """The hash of the files that define the user's own classes in models, whose code may change."""
+    modules = {type(part).__module__: type(part) for model in models for part in model.modules()}
+    digest, found = hashlib.sha256(), False
+    for name, kind in sorted(modules.items()):
+        if name.split(".")[0] in ("concert", "torch"):
+            continue
+        try:
+            content = Path(inspect.getfile(kind)).read_bytes()
+        except (TypeError, OSError):
+            continue
+        digest.update(hashlib.sha256(content).digest())
+        found = True
+    return {"classifier_source": digest.hexdigest()} if found else {}
 
 
 def save_model(

@@ -61,7 +61,14 @@ def test_attacked_certified_and_reported(
     assert "tau 99" in printed
     assert "- (0)" in printed
     rows = list(csv.DictReader((report / "attacks.csv").open()))
-    assert [(row["tau"], row["N"]) for row in rows] == [("0.1", "0"), ("99.0", "4"), ("inf", "4")]
+    cells = {images: [] for images in ("all", "right before")}
+    for row in rows:
+        cells[row["images"]].append((row["tau"], int(row["N"])))
+    assert cells["all"] == [("0.1", 0), ("99.0", 4), ("inf", 4)]
+    labels = json.loads((out / "certify.json").read_text())["info"]["attack"]["clean_vote"]
+    assert len(labels) == 4
+    (_, right), (_, whole) = cells["right before"][1:]
+    assert 0 < right == whole < 4
     assert {path.suffix for path in report.glob("attacks.*")} == {".txt", ".csv", ".md", ".tex"}
 
     told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))

@@ -94,6 +94,60 @@ def test_an_interrupted_attack_goes_on_to_the_same_images(
     assert not again
 
 
+def test_another_network_around_the_same_weights_is_another_attack(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    """What normalises the images is no weight: the description of the network has it."""
+    kinds = ({"name": "own", "normalize": mean} for mean in ("center", "none"))
+    first, second = (dict(kind) for kind in kinds)
+    with pytest.raises(KeyboardInterrupt):
+        attack_data(
+            smoothed, images, settings_of(), tmp_path / "out", interrupted(3), classifier=first
+        )
+    with pytest.raises(ConcertError, match="another model"):
+        attack_data(smoothed, images, settings_of(), tmp_path / "out", classifier=second)
+    attack_data(smoothed, images, settings_of(), tmp_path / "out", classifier=first)
+    told = load_images("pictures", "test", tmp_path / "out").attack
+    assert told["classifier"] == first
+    assert len(told["classifier_source"]) == 64, "the network is of these tests"
+
+
+def test_what_the_smoothed_classifier_said_before_is_kept(images: ImageSet, tmp_path: Path) -> None:
+    """A network that only noise changes: without it every image is of class 0."""
+
+    class Rough(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            off_grid = (images * 255 - (images * 255).round()).abs().flatten(1).mean(dim=1)
+            score = 1e4 * (off_grid - 0.05)
+            return torch.stack([-score, score, score - 1e3, score - 1e3], dim=1)
+
+    noisy = smooth(Rough(), IsotropicNoise(0.25))
+    for against, attacked in (("base", 0), ("deployed", 1)):
+        settings = settings_of(against=against)
+        attack_data(noisy, images, settings, tmp_path / against)
+        told = load_images("pictures", "test", tmp_path / against).attack
+        assert told["clean_predict"] == [attacked] * 5
+        assert told["clean_vote"] == [1] * 5
+
+
+def test_settings_are_told_beside_the_references() -> None:
+    shadow = settings_of("shadow", lambda_c=60.0).described()
+    assert shadow["reference"]["steps"] == 300
+    assert shadow["reference"]["lambda_c"] == 1.0
+    assert "lambda_tv" not in shadow["reference"]
+    base = settings_of("cadv").described()
+    assert base["arguments"]["draws"] == 1, "without noise there is nothing to draw"
+    assert "draws" not in base["reference"]
+    assert settings_of("cadv", draws=9).described() == base
+
+
+def test_caveats_of_the_data_stay(smoothed: SmoothedClassifier, tmp_path: Path) -> None:
+    pictures = (random_images(7) * 255).round().to(torch.uint8)
+    noted = ImageSet("pictures", "test", pictures, torch.zeros(7).long(), "abcd", notes="faded")
+    attack_data(smoothed, noted, settings_of(), tmp_path / "out")
+    assert load_images("pictures", "test", tmp_path / "out").notes == "attacked by pgd; faded"
+
+
 def test_what_a_killed_process_leaves_is_no_obstacle(
     smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:

@@ -161,9 +161,30 @@ def test_it_reaches_targets_and_leaves_labels_with_the_shipped_colorizer(against
     left = cadv(smoothed, images, labels, **common)
     assert left.success.all()
     assert bool(left.images.isfinite().all())
-    aimed = cadv(smoothed, images, labels, (labels + 1) % 4, **common)
-    assert aimed.targets.tolist() == ((labels + 1) % 4).tolist()
+    targets = (labels + 1) % 4
+    aimed = cadv(smoothed, images, labels, targets, **common)
+    assert aimed.targets.tolist() == targets.tolist()
     assert int(aimed.steps.max()) >= int(left.steps.max())
+    rows = torch.arange(2)
+    with torch.no_grad():
+        before, after, other = (
+            smoothed.classifier(each).log_softmax(dim=1)[rows, targets]
+            for each in (aimed.start, aimed.images, left.images)
+        )
+    assert (after > before + 0.1).all(), "the steps raise the target"
+    assert (after > other).all(), "more than leaving the label does"
+
+
+def test_it_begins_at_the_recoloured_image() -> None:
+    """What one step of no length returns is where any number of steps begin."""
+    smoothed = smooth(patches(), IsotropicNoise(0.2), shape=SHAPE)
+    images, common = images_of(2), {"labels": torch.tensor([0, 1]), "success_draws": 16}
+    still = cadv(smoothed, images, steps=1, lr=0.0, **common)
+    moved = cadv(smoothed, images, steps=5, lr=0.02, **common)
+    assert torch.equal(still.start, still.images)
+    assert torch.equal(still.start, moved.start)
+    assert not torch.equal(moved.start, moved.images)
+    assert float((moved.start - images).abs().max()) > 0.01
 
 
 def test_an_image_is_left_alone_once_its_goal_leads_and_has_settled() -> None:

@@ -126,6 +126,29 @@ def test_noise_on_a_grid_gets_images_of_the_grid() -> None:
     assert torch.equal(victim_of(smoothed, images).realized(small.images), small.images)
 
 
+@pytest.mark.parametrize(("epsilon", "alike"), [(0.25, 0.4), (1.0, 0.8)])
+def test_on_a_grid_a_small_step_of_many_values_is_not_lost(epsilon: float, alike: float) -> None:
+    """Of 150,528 values most move by less than a step of the grid."""
+    shape = (3, 224, 224)
+    smoothed = smooth(Patches(shape=shape), GridNoise(0.25), batch_size=16, shape=shape)
+    images = (random_images(1, shape=shape) * 255).round() / 255
+    label = torch.tensor([0])
+    settings = {"epsilon": epsilon, "steps": 2, "draws": 4, "success_draws": 2}
+    found = pgd(smoothed, images, label, **settings)
+    assert 0.95 * epsilon < float(found.l2) <= epsilon
+    steps = (found.images - images) * 255
+    assert torch.allclose(steps, steps.round(), atol=1e-2)
+    free = pgd(
+        smooth(Patches(shape=shape), IsotropicNoise(0.25), batch_size=16, shape=shape),
+        images,
+        label,
+        **settings,
+    )
+    moved = (free.images - images).flatten()
+    # In the direction that it had: as far as whole steps allow.
+    assert float(torch.cosine_similarity(moved, steps.flatten(), dim=0)) > alike
+
+
 def test_fresh_draws_are_other_draws() -> None:
     smoothed = smooth(Patches(), IsotropicNoise(0.25))
     images = random_images(1)

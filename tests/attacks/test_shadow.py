@@ -169,10 +169,32 @@ def test_the_spoofed_target_has_the_largest_radius() -> None:
         radii[target] = found.radius if found.label == target else 0.0
         if target == int(best.targets):
             assert torch.equal(each.images, best.images)
+        else:
+            assert not torch.equal(each.images, best.images)
     assert set(radii) == {0, 1, 3}
     assert radii[int(best.targets)] > 0
     # 200 draws cannot tell radii apart that are nearly the same.
     assert radii[int(best.targets)] > max(radii.values()) - 0.1
+
+
+def test_a_spoof_succeeds_with_any_class_but_the_label() -> None:
+    """A classifier that answers 1 or 3, and never the class aimed at."""
+
+    class Two(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            bright = 40.0 * (images.flatten(1).mean(dim=1) - 0.5)
+            low = torch.full_like(bright, -100.0)
+            return torch.stack([low + bright, bright, low, -bright], dim=1)
+
+    smoothed = smooth(Two(), IsotropicNoise(0.1))
+    image = torch.full((1, *SHAPE), 0.6)
+    strong = {**FAST, "steps": 30, "lambda_c": 0.0}
+    best = spoofing_shadow(smoothed, image, torch.tensor([1]), **strong)
+    assert smoothed.predict(best.images, n=200, seed=1).tolist() == [3]
+    assert best.success.tolist() == best.success_8bit.tolist() == [True]
+    assert best.l2.tolist() == pytest.approx([float((best.images - image).norm())], rel=1e-5)
+    kept = spoofing_shadow(smoothed, image, torch.tensor([3]), **{**strong, "lr": 0.0})
+    assert smoothed.predict(kept.images, n=200, seed=1).tolist() != [3] or not kept.success
 
 
 def test_targets_tried_are_all_others_or_ten() -> None:

@@ -68,7 +68,7 @@ def test_an_attack_of_the_command_line(run: Path, tmp_path: Path) -> None:
     small = ["--subset", "first:6", "--steps", "2", "--draws", "16", "--epsilon", "0.02"]
     assert command(["attack", str(run), "--method", "pgd", *small, "--out", str(out)]) == 0
     told = json.loads(main(run, run / "certify.tsv", out, tmp_path / "covered.json"))
-    assert told["method"] == "pgd"
+    assert told["attack"]["method"] == "pgd"
     # Every certified radius is larger than this attack.
     assert told["by_ball"] == told["covered"] == told["certified"]
     assert told["largest_l2"] <= 0.02

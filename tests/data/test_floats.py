@@ -60,10 +60,13 @@ def test_pictures_are_still_pictures(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     ragged = pyarrow.array([[[[0.1, 0.2]]], [[[0.1]]]])
+    # 2 x 3 and 4 x 3 pixels have as many values as two images of 3 x 3.
+    crossed = pyarrow.array([[[[0.1] * 3] * rows] for rows in (2, 4)])
     labels = [0, 0, 0, 0]
     for number, (columns, message) in enumerate(
         (
             ({"image": ragged, "label": [0, 1]}, "must all have one size"),
+            ({"image": crossed, "label": [0, 1]}, "must all have one size"),
             ({"image": pyarrow.array([[[0.1]], [[0.2]]]), "label": [0, 1]}, "must be lists"),
             ({"image": pyarrow.array([[[["a"]]]]), "label": [0]}, "must hold numbers"),
             ({"image": nested(numbers())}, "column 'label'"),

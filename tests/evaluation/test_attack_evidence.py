@@ -69,6 +69,23 @@ def test_images_without_a_perturbation_are_left_out_and_counted() -> None:
         attack_evidence(clean, clean, COLORIZER)
 
 
+def test_what_was_there_before_the_first_step_is_a_control() -> None:
+    """Recolouring that follows the entropy, and an attack that then adds noise only."""
+    clean = pictures()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    start = clean + 0.1 * entropy_map(clean, COLORIZER)
+    found, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER, start=start)
+    assert found.start == pytest.approx(1.0, abs=1e-4)
+    assert found.mean > 0.3
+    assert found.difference_low > 0, "the shuffled control does not see it"
+    assert found.own_low < 0 < found.own_high
+    assert found.gained_high < 0
+    whole, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER)
+    assert (whole.mean, whole.start, whole.own, whole.gained) == (found.mean, None, None, None)
+    still, _ = attack_evidence(clean, start, COLORIZER, start=start)
+    assert (still.own, still.gained) == (None, 0.0)
+
+
 def test_no_image_is_its_own_control() -> None:
     for count in (2, 3, 10, 101):
         for seed in range(5):

@@ -35,9 +35,12 @@ def attacked_log(make_log: MakeLog) -> MakeLog:
         name: str = "run",
         identity: dict[str, Any] | None = None,
         l2: Sequence[float] = (1.0, 2.0, 2.5, 5.0),
+        votes: Sequence[int] | None = None,
     ) -> LoadedLog:
         outcomes = [(3, 3, 0.4), (3, 5, 0.2), (3, -1, 0.0), (3, 3, 0.0)]
         attack = {"method": method, "against": "base", "l2": list(l2), "weights": "aa"}
+        if votes is not None:
+            attack["clean_vote"] = list(votes)
         return make_log(outcomes, name, identity=identity, data=data, attack=attack)
 
     return make
@@ -53,6 +56,26 @@ def test_the_subsets_are_of_images_perturbed_by_at_most_tau(attacked_log: MakeLo
     assert table["certified"].tolist() == [0, 1, 1, 1, 1]
     assert table["accuracy"].tolist()[1:] == [1.0, 0.5, 0.25, 0.25]
     assert math.isnan(table["accuracy"][0])
+
+
+def test_images_that_were_right_before_are_told_apart(attacked_log: MakeLog) -> None:
+    """The second image was wrong anyway, and barely perturbed."""
+    logs = [attacked_log(votes=[3, 5, 3, 3]), attacked_log(name="unknown")]
+    table = attack_table.attack_table(logs, [2.25])
+    cells = table[["log", "images", "tau", "N", "certified"]].to_numpy().tolist()
+    assert cells == [
+        [0, "all", 2.25, 2, 1],
+        [0, "all", math.inf, 4, 1],
+        [0, "right before", 2.25, 1, 1],
+        [0, "right before", math.inf, 3, 1],
+        [1, "all", 2.25, 2, 1],
+        [1, "all", math.inf, 4, 1],
+    ]
+    assert printed(table)["images"].tolist() == ["all", "right before", "all"]
+    notes = attack_notes(logs)
+    (told,) = (note for note in notes if "before the attack (" in note)
+    assert told.startswith("run: its smoothed classifier was right on 3 of 4 images")
+    assert any("answered wrong anyway" in note for note in notes)
 
 
 def test_intervals_are_exact() -> None:
@@ -89,6 +112,7 @@ def test_the_printed_table_has_a_row_a_log_and_a_cell_a_tau(attacked_log: MakeLo
         "attack",
         "targets",
         "against",
+        "images",
         "tau 0.5",
         "tau 2.25",
         "all",
@@ -125,6 +149,8 @@ def test_the_notes_say_how_the_images_were_attacked(make_log: MakeLog) -> None:
                 "l2": [0.1, 0.2],
                 "index": index,
                 "clean_predict": [3, 3],
+                "clean_vote": [3, 3],
+                "reference": {"steps": 20},
                 "weights": "aa",
                 "noise": {"kind": "isotropic", "sigma": 0.25},
             },
@@ -136,11 +162,11 @@ def test_the_notes_say_how_the_images_were_attacked(make_log: MakeLog) -> None:
         )
     ]
     notes = attack_notes(logs)
-    assert "a: 1 of 2 images were right before the attack." in notes
-    assert any(
-        note == "a; c: attacked with method pgd, targets none, against deployed, epsilon 0.5."
-        for note in notes
-    )
+    assert any(note.startswith("a: its smoothed classifier was right on 1 of 2") for note in notes)
+    assert (
+        "a; c: attacked with method pgd, targets none, against deployed, epsilon 0.5 (the "
+        "reference preset has steps 20)."
+    ) in notes
     assert any(note.startswith("b: attacked with method pgd, targets 3") for note in notes)
     assert "The attacks are not of the same clean images: rows differ by that too." in notes
     assert "The attacks are not" not in " ".join(attack_notes(logs[:2]))

@@ -76,6 +76,20 @@ def test_a_difference_is_found_where_there_is_one_and_only_there(
     assert verdict_table(logs[2], [logs[3]], [2.0])["verdict"].tolist() == ["undecided"] * 2
 
 
+def test_differences_that_are_all_alike_have_no_interval(
+    attacked: Callable[..., LoadedLog],
+) -> None:
+    """None of 100 images against none says little of the next hundred."""
+    numbers, norms = list(range(100)), [1.0] * 100
+    never = [attacked(name, [WRONG] * 100, numbers, norms) for name in "ab"]
+    always = attacked("c", [CERTIFIED] * 100, numbers, norms)
+    for first, second, difference in ((*never, 0.0), (always, never[0], 1.0)):
+        table = verdict_table(first, [second], [])
+        assert table["difference"].tolist() == [difference]
+        assert math.isnan(table["low"][0])
+        assert math.isnan(table["high"][0])
+
+
 def test_a_verdict_needs_an_exact_test(attacked: Callable[..., LoadedLog]) -> None:
     """Five images that one method has alone could be chance (p = 1/16), six hardly (1/32)."""
     others = [CERTIFIED] * 20

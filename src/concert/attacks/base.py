@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from concert.attacks.grid import Norm, whole_steps
 from concert.checks import check_counts, check_images, check_indices
 from concert.errors import ConcertError, nearest
 from concert.inference import full_precision
 from concert.noise import IsotropicNoise
 from concert.noise.base import check_sigma
-from concert.noise.grid import ON_GRID
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.streams import Domain, Stream, keyed_generator
@@ -37,7 +37,8 @@ class AttackResult:
     classifier if that was attacked, else the most voted class of the deployed smoothed classifier
     on fresh draws. success_8bit: the same after rounding the images to multiples of 1/255.
     l2, linf: norms (B,) of the perturbation, float64. steps: taken for each image (B,).
-    targets: the class (B,) aimed at, -1 where the attack is untargeted.
+    targets: the class (B,) aimed at, -1 where the attack is untargeted. start: the images before
+    the first step, of an attack that does not begin at the clean ones (cadv).
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class AttackResult:
     linf: Tensor
     steps: Tensor
     targets: Tensor
+    start: Tensor | None = None
 
 
 def check_victim(against: str, draws: int, sigma: float | None = None) -> None:
@@ -97,7 +99,9 @@ class Victim:
         own = None if sigma is None else IsotropicNoise(sigma)
         self.votes = SoftVotes(smoothed, self.sampler, seed, noise=own)
         # Frozen noise, or none, is added as it is: a sigma of 1 times what `lanes` returns.
-        self._added = SoftVotes(smoothed, self.sampler, seed, noise=IsotropicNoise(1.0))
+        unit = IsotropicNoise(1.0)
+        frozen = SoftVotes(smoothed, self.sampler, seed, noise=unit)
+        self._seen = self.votes if against == "deployed" else frozen
 
     @property
     def goal(self) -> Tensor:
@@ -132,12 +136,11 @@ class Victim:
         averaging: Averaging = "log_of_mean",
     ) -> LogProbability:
         """Of the goal at points that replace the images numbered `rows`, all of them if None."""
-        votes = self.votes if self.against == "deployed" else self._added
         classes = self.goal
         if rows is not None:
             classes, lanes = classes[rows], tuple(lane[rows] for lane in lanes)
         with full_precision(self.sampler.device):
-            return votes.log_probability(points.detach(), classes, lanes, averaging)
+            return self._seen.log_probability(points.detach(), classes, lanes, averaging)
 
     def generators(self) -> list[torch.Generator]:
         """A generator for what an attack draws beside noise, one an image."""
@@ -159,9 +162,19 @@ class Victim:
         ]
         return torch.tensor([int(each.counts.argmax()) for each in votes], device=images.device)
 
-    def result(self, perturbed: Tensor, steps: Tensor, success_draws: int) -> AttackResult:
-        """Judge perturbed images (B, C, H, W), clipped to [0, 1] and put on the noise's grid."""
-        perturbed = self.realized(perturbed)
+    def result(
+        self,
+        perturbed: Tensor,
+        steps: Tensor,
+        success_draws: int,
+        bound: tuple[Norm, float] = ("l2", math.inf),
+        start: Tensor | None = None,
+    ) -> AttackResult:
+        """Judge perturbed images (B, C, H, W), clipped to [0, 1] and put on the noise's grid.
+
+        On a grid no perturbation exceeds `bound`, a norm and its largest value.
+        """
+        perturbed = self.realized(perturbed, bound)
         rounded = (perturbed * 255.0).round() / 255.0
         delta = (perturbed.double() - self.clean.double()).flatten(1)
         return AttackResult(
@@ -172,20 +185,17 @@ class Victim:
             linf=delta.abs().amax(dim=1).cpu(),
             steps=steps.cpu(),
             targets=(torch.full_like(self.labels, -1) if self.targets is None else self.goal).cpu(),
+            start=None if start is None else start.cpu(),
         )
 
-    def realized(self, perturbed: Tensor) -> Tensor:
-        """Images that the classifier takes: in [0, 1], and on the grid if its noise is.
-
-        A grid's values are those next to the perturbed ones on the side of the clean image, so that
-        no perturbation grows.
-        """
+    def realized(self, perturbed: Tensor, bound: tuple[Norm, float] = ("l2", math.inf)) -> Tensor:
+        """Images that the classifier takes: in [0, 1], and on the grid if its noise is."""
         perturbed = perturbed.detach().float().clamp(0.0, 1.0)
         levels = getattr(self.smoothed.noise, "levels", None)
         if levels is None:
             return perturbed
         steps = (perturbed - self.clean) * levels
-        whole = (steps.abs() + ON_GRID).floor() * steps.sign()
+        whole = whole_steps(steps, bound[0], bound[1] * levels)
         on_grid: Tensor = ((self.clean * levels).round() + whole) / levels
         return on_grid
 

@@ -140,7 +140,8 @@ def cadv(
     that of the label). The mask starts at `hints` random pixels inside the `chosen` of `clusters`
     colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest" as the
     papers say). An image is left alone once its goal leads all others by 0.05 and its lead changes
-    by less than 0.001 a step. colorizer: default the shipped compact one. draws: of noise, for a
+    by less than 0.001 a step. The result's `start` is what the first hints make of the images.
+    colorizer: default the shipped compact one. draws: of noise, for a
     smoothed victim. To attack the class predicted, as the released code does, give it as label.
 
     Raises ConcertError for images without colours and impossible settings.
@@ -166,32 +167,28 @@ def cadv(
         entropies = color_entropy(network(lightness, zeros.expand(-1, 2, -1, -1), zeros))
         # Nearest pixel, as published; a cell is 4 x 4 pixels, the last ones reach over the border.
         entropies = functional.interpolate(entropies, scale_factor=4, mode="nearest")
-    variables: list[tuple[Tensor, Tensor]] = []
+    first: list[tuple[Tensor, Tensor]] = []
     for row, generator in enumerate(victim.generators()):
         found = color_clusters(lab[row], clusters, space, seed)
         height, width = found.shape
         entropy = entropies[row, 0, :height, :width].double().cpu().numpy()
         allowed = choose_clusters(entropy, found, chosen, choice)
-        hint, mask = first_hints(lab[row], allowed, hints, generator)
-        variables.append((hint.requires_grad_(), mask.requires_grad_()))
+        first.append(first_hints(lab[row], allowed, hints, generator))
 
-    optimizer = torch.optim.Adam([tensor for pair in variables for tensor in pair], lr=lr)
+    colors, mask = (torch.stack(each).requires_grad_() for each in zip(*first, strict=True))
+    optimizer = torch.optim.Adam([colors, mask], lr=lr)
     lanes = victim.lanes(0)
-    result = victim.clean.clone()
+    start = result = victim.clean.clone()
     lead_before = torch.zeros(len(result), dtype=torch.float64, device=result.device)
     taken = torch.zeros_like(victim.labels)
     active = torch.arange(len(result), device=result.device)
     for step in range(steps + 1):
-        rows = active.tolist()
         with torch.enable_grad():
-            points = recolored(
-                network,
-                lightness[active],
-                torch.stack([variables[row][0] for row in rows]),
-                torch.stack([variables[row][1] for row in rows]),
-            )
+            points = recolored(network, lightness[active], colors[active], mask[active])
         found_now = victim.log_probability(points, lanes, active)
         result[active] = points.detach()
+        if step == 0:
+            start = result.clone()
         top = found_now.shares.topk(2, dim=1)
         lead = top.values[:, 0] - top.values[:, 1]
         reached = (top.indices[:, 0] == victim.goal[active]) == (targets is not None)
@@ -203,20 +200,16 @@ def cadv(
         optimizer.zero_grad()
         goal = (victim.sign * found_now.gradient * points)[~done].sum()
         # The colorizer may be the user's own, whose weights get no gradient from here.
-        leaves = [tensor for row in rows for tensor in variables[row]]
-        torch.autograd.backward([-goal], inputs=leaves)
-        # A finished image has no gradient, which Adam would still move by its momentum.
-        for row, finished in zip(rows, done.tolist(), strict=True):
-            for tensor in variables[row]:
-                if finished:
-                    tensor.grad = None
-                elif tensor.grad is not None:
-                    tensor.grad.nan_to_num_(0.0, 0.0, 0.0)
+        torch.autograd.backward([-goal], inputs=[colors, mask])
+        for tensor in (colors, mask):
+            if tensor.grad is not None:
+                tensor.grad.nan_to_num_(0.0, 0.0, 0.0)
+        # This also moves finished images, by momentum; they are not looked at again.
         optimizer.step()
         active = active[~done]
         taken[active] += 1
         on_step(step + 1, steps)
-    return victim.result(result, taken, success_draws)
+    return victim.result(result, taken, success_draws, start=victim.realized(start))
 
 
 def check(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
+from concert.attacks.grid import Norm
 from concert.errors import ConcertError, nearest
 from concert.smoothing import SmoothedClassifier
 
@@ -35,7 +36,7 @@ def pgd(
     targets: Tensor | None = None,
     *,
     epsilon: float = 0.5,
-    norm: Literal["l2", "linf"] = "l2",
+    norm: Norm = "l2",
     steps: int = 20,
     step_size: float | None = None,
     draws: int = 128,
@@ -89,7 +90,8 @@ def pgd(
         if fresh:
             lanes = victim.lanes(step + 1)
         on_step(step + 1, steps)
-    return victim.result(best, torch.full_like(victim.labels, steps), success_draws)
+    bound = (norm, _inner(epsilon, norm, clean[0].numel()))
+    return victim.result(best, torch.full_like(victim.labels, steps), success_draws, bound)
 
 
 def check(
@@ -122,12 +124,16 @@ def _unit(gradient: Tensor, norm: str) -> Tensor:
     return gradient / length.clamp(min=tiny)
 
 
-def _project(delta: Tensor, epsilon: float, norm: str) -> Tensor:
-    """The perturbation (B, C, H, W) in a ball so much smaller that rounding does not leave it."""
+def _inner(epsilon: float, norm: Norm, count: int) -> float:
+    """The radius of a ball so much smaller that rounding `count` values does not leave epsilon's."""
+    return max(0.0, epsilon - ROUNDING * (1.0 if norm == "linf" else math.sqrt(count)))
+
+
+def _project(delta: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """The perturbation (B, C, H, W) in a ball."""
+    inner = _inner(epsilon, norm, delta[0].numel())
     if norm == "linf":
-        inner = max(0.0, epsilon - ROUNDING)
         return delta.clamp(-inner, inner)
-    inner = max(0.0, epsilon - ROUNDING * math.sqrt(delta[0].numel()))
     length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True).double()
     factor = (inner / length.clamp(min=1e-12)).clamp(max=1.0)
     return delta * factor.to(delta.dtype)

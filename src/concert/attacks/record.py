@@ -2,9 +2,9 @@
 
     attack.json  test.parquet  (parts/ while it is not finished)
 
-Every row has the attacked and the clean image, float32 (C, H, W), the label, and what is known of
-the attack on it. Batches are written one by one, so that an interrupted attack goes on where it
-stopped.
+Every row has the attacked and the clean image, float32 (C, H, W), where the attack began elsewhere
+also that image, the label, and what is known of the attack on it. Batches are written one by one,
+so that an interrupted attack goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pyarrow.parquet
 from torch import Tensor
 
 from concert.attacks.base import AttackResult
-from concert.data.floats import ATTACK_FILE, ATTACK_KEY, CLEAN, attack_description
+from concert.data.floats import ATTACK_FILE, ATTACK_KEY, CLEAN, START, attack_description
 from concert.errors import ConcertError
 from concert.files import take, write_atomically
 
@@ -33,6 +33,7 @@ from concert.files import take, write_atomically
 NUMBERS: Final = {
     "index": pyarrow.int64(),
     "clean_predict": pyarrow.int64(),
+    "clean_vote": pyarrow.int64(),
     "target": pyarrow.int64(),
     "success": pyarrow.bool_(),
     "success_8bit": pyarrow.bool_(),
@@ -125,15 +126,20 @@ class AttackRecord:
         result: AttackResult,
         labels: Sequence[int],
         indices: Sequence[int],
-        clean_predictions: Sequence[int],
+        before: tuple[Sequence[int], Sequence[int]],
         seconds: float,
     ) -> None:
-        """Write a batch of attacked images; `seconds` is what each of them took."""
+        """Write a batch of attacked images.
+
+        `before`: the classes that the attacked and the smoothed classifier gave the clean images.
+        `seconds` is what each of them took.
+        """
         if not (self.folder / ATTACK_FILE).exists():
             self._describe()
         numbers: dict[str, list[Any]] = {
             "index": list(indices),
-            "clean_predict": list(clean_predictions),
+            "clean_predict": list(before[0]),
+            "clean_vote": list(before[1]),
             "target": result.targets.tolist(),
             "success": result.success.tolist(),
             "success_8bit": result.success_8bit.tolist(),
@@ -145,6 +151,7 @@ class AttackRecord:
         columns = {
             "image": nested(result.images),
             CLEAN: nested(clean.cpu()),
+            **({} if result.start is None else {START: nested(result.start)}),
             "label": pyarrow.array(list(labels), pyarrow.int64()),
         }
         columns |= {name: pyarrow.array(numbers[name], kind) for name, kind in NUMBERS.items()}

@@ -13,13 +13,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from concert.attacks.base import AttackResult, OnStep, Victim
+from concert.attacks.base import Against, AttackResult, OnStep, Victim
 from concert.attacks.record import AttackRecord
 from concert.attacks.settings import METHODS, AttackSettings
 from concert.attacks.shadow import spoofing_shadow
 from concert.data import ImageSet, split_names, subset_indices
 from concert.errors import ConcertError
-from concert.runs import weights_file
+from concert.runs import source_of, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, keyed_generator
 
@@ -45,11 +45,13 @@ def attack_data(
     on_batch: Callable[[AttackProgress], None] = lambda progress: None,
     command: str = "",
     on_step: OnStep = lambda step, steps: None,
+    classifier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Attack the chosen images that `out` does not have yet; returns a summary.
 
-    `on_step` is told of the steps of a batch; an exception of it or of `on_batch` ends the attack,
-    without the batch under way.
+    `classifier`: as the model's folder describes it, where it has one. `on_step` is told of the
+    steps of a batch; an exception of it or of `on_batch` ends the attack, without the batch under
+    way.
 
     Raises ConcertError, before anything is written, for images that do not fit the model and for a
     folder with another attack.
@@ -65,11 +67,14 @@ def attack_data(
     weights = hashlib.sha256(weights_file(smoothed.classifier, smoothed.noise)).hexdigest()
     attack = settings.described() | {
         "weights": weights,
+        **({} if classifier is None else {"classifier": dict(classifier)}),
+        **source_of(smoothed.classifier, smoothed.noise),
         "noise": smoothed.noise.settings(),
         "data": {
             "name": images.name,
             "split": settings.split,
             "fingerprint": images.fingerprint,
+            "notes": images.notes,
         },
     }
     identity = attack | {"concert": version("concert-smoothing")}
@@ -88,9 +93,9 @@ def attack_data(
             began = time.perf_counter()
             clean, labels = images.images(batch), images.labels[batch]
             result = run_attack(smoothed, clean, labels, settings, arguments, batch, on_step)
-            predicted = clean_predictions(smoothed, clean, labels, settings, arguments, batch)
+            before = clean_predictions(smoothed, clean, labels, settings, batch)
             seconds = (time.perf_counter() - began) / len(batch)
-            record.append(clean, result, labels.tolist(), batch, predicted, seconds)
+            record.append(clean, result, labels.tolist(), batch, before, seconds)
             done = len(indices) - len(todo) + start + len(batch)
             on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
         if not record.finished:
@@ -146,14 +151,21 @@ def clean_predictions(
     clean: Tensor,
     labels: Tensor,
     settings: AttackSettings,
-    arguments: Mapping[str, Any],
     indices: list[int],
-) -> list[int]:
-    """What the attacked classifier said before, judged as its success is."""
-    against, seed = arguments["against"], settings.seed
-    victim = Victim(smoothed, clean, labels, None, against, 1, seed, indices)
-    predicted: list[int] = victim.predictions(victim.clean, arguments["success_draws"]).tolist()
-    return predicted
+) -> tuple[list[int], list[int]]:
+    """What the attacked classifier said before, and the most voted class of the smoothed one.
+
+    Judged as an attack's success is; the two differ only where the base classifier is attacked.
+    """
+
+    def predicted(against: Against) -> list[int]:
+        victim = Victim(smoothed, clean, labels, None, against, 1, settings.seed, indices)
+        classes: list[int] = victim.predictions(victim.clean, draws).tolist()
+        return classes
+
+    draws = settings.arguments["success_draws"]
+    votes = predicted("deployed")
+    return (predicted("base") if settings.arguments["against"] == "base" else votes), votes
 
 
 def batch_size(

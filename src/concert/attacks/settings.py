@@ -46,12 +46,26 @@ class AttackSettings:
     images_per_batch: int = 0
 
     def described(self) -> dict[str, Any]:
-        """As an attack's folder has it, whatever the model and the images."""
+        """As an attack's folder has it, whatever the model and the images.
+
+        "reference" has the reference preset's values where others are used.
+        """
+        used = {name: named(value) for name, value in self.arguments.items()}
+        chosen = ["against", "colorizer"]
+        if used["against"] == "base":
+            used["draws"] = 1  # without noise there is nothing to draw
+            chosen.append("draws")
+        reference = method_arguments(self.method, "reference", {})
         return {
             "method": self.method,
             "targets": self.targets,
             "against": self.arguments["against"],
-            "arguments": {name: named(value) for name, value in self.arguments.items()},
+            "arguments": used,
+            "reference": {
+                name: value
+                for name, value in reference.items()
+                if name not in chosen and value != used[name]
+            },
             "seed": self.seed,
             "subset": self.subset,
         }

@@ -9,6 +9,7 @@ for CIFAR-10 and ImageNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -163,6 +164,7 @@ def spoofing_shadow(
     labels: Tensor,
     *,
     spoof_draws: int = 200,
+    success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
     on_step: OnStep = lambda step, steps: None,
@@ -172,10 +174,11 @@ def spoofing_shadow(
 
     The radius is that of a certificate for any class but the label, as published, from
     `spoof_draws` draws that are neither the attack's nor those of a later certification; where no
-    target leads to one, the target with the most votes is kept.
+    target leads to one, the target with the most votes is kept. Success is that of an untargeted
+    attack too: any class but the label.
     """
     check_at_least(1, spoof_draws=spoof_draws)
-    results: list[AttackResult] = []
+    kept: list[AttackResult] = []
     for row, label in enumerate(labels.tolist()):
         index = row if indices is None else indices[row]
         goals = target_classes(smoothed.num_classes, label)
@@ -187,18 +190,22 @@ def spoofing_shadow(
                 torch.tensor([target]),
                 seed=seed,
                 indices=[index],
+                success_draws=success_draws,
                 on_step=_counted(on_step, row * len(goals) + place, len(images) * len(goals)),
                 **settings,
             )
             for place, target in enumerate(goals)
         ]
-        results.append(
+        kept.append(
             max(tried, key=lambda each: _spoofed(smoothed, each, label, spoof_draws, seed, index))
         )
-    names = AttackResult.__dataclass_fields__
-    return AttackResult(
-        **{name: torch.cat([getattr(each, name) for each in results]) for name in names}
+    attacked, steps, aims = (
+        torch.cat([getattr(each, name) for each in kept]) for name in ("images", "steps", "targets")
     )
+    against = settings.get("against", "deployed")
+    judge = Victim(smoothed, images, labels, None, against, 1, seed, indices)
+    result = judge.result(attacked.to(judge.clean.device), steps, success_draws)
+    return replace(result, targets=aims)
 
 
 def _spoofed(

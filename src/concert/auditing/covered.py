@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
@@ -25,13 +25,16 @@ from concert.auditing.run import check_same_model, log_identity
 from concert.certificates import Guarantee
 from concert.commands.loading import import_from_here
 from concert.errors import ConcertError
-from concert.evaluation.attack_evidence import TOLD, read_attack, read_pairs
+from concert.evaluation.attack_evidence import read_attack, read_images, told_of
 from concert.evaluation.metrics import share_interval
 from concert.files import write_atomically
 from concert.log_reading import LoadedLog, read_log
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
 from concert.tool import run_tool
+
+# Of the certification, what a finding about it names.
+CERTIFIED: Final = ("weights", "noise", "certificate", "subset", "n0", "n", "alpha", "seed")
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,12 @@ def main(run: Path, log: Path, attack: Path, out: Path | None = None, trust: boo
         import_from_here()
     described, read = read_attack(attack), read_log(log)
     check_same_images(read, described, attack)
-    clean, attacked, numbers = read_pairs(attack)
-    found = covered_images(load(run, trust), read, clean, attacked, numbers)
-    told = {name: described[name] for name in TOLD}
-    text = json.dumps(told | asdict(found), indent=2)
+    images = read_images(attack)
+    found = covered_images(load(run, trust), read, images.clean, images.attacked, images.numbers)
+    certified = {name: log_identity(read).get(name) for name in CERTIFIED}
+    text = json.dumps(
+        {"attack": told_of(described), "certified": certified, **asdict(found)}, indent=2
+    )
     if out is not None:
         write_atomically(out, text + "\n")
     return text

@@ -67,6 +67,12 @@ def parser() -> Parser:
         default=None,
         help="cadv: compact, siggraph17, a weights file or an import path",
     )
+    made.add_argument(
+        "--colorizer_args",
+        type=dict[str, Any] | None,
+        default=None,
+        help="mask_center of siggraph17 (the released code of cAdv has 0.5), or your module's own",
+    )
     made.add_argument("--images_per_batch", type=int, default=0, help="images at a time; 0 chooses")
     made.add_argument("--out", type=Path | None, default=None, help="default RUN/attack-METHOD")
     sampling_flags(made)
@@ -77,14 +83,14 @@ def settings_of(options: Any) -> AttackSettings:
     """The attack that the flags ask for; ConcertError where there is none."""
     given = {name: getattr(options, name) for name in ARGUMENTS}
     given = {name: value for name, value in given.items() if value is not None}
-    if options.colorizer is not None:
-        given["colorizer"] = options.colorizer
+    if options.colorizer is not None or options.colorizer_args is not None:
+        given["colorizer"] = options.colorizer or "compact"
     arguments = method_arguments(options.method, options.preset, given)
     if options.trust:
         import_from_here()
     if "colorizer" in arguments:
         arguments["colorizer"] = build_colorizer(
-            arguments["colorizer"] or "compact", trust=options.trust
+            arguments["colorizer"] or "compact", options.colorizer_args, options.trust
         )
     return AttackSettings(
         options.method,
@@ -110,7 +116,16 @@ def run(options: Any, argv: list[str]) -> int:
     images = load_images(data.name, options.split, data.path, data.size)
     command = f"concert {shlex.join(argv)}"
     with StopSignal() as stop, AttackDisplay(console, stop) as display:
-        summary = attack_data(smoothed, images, settings, out, display, command, display.step)
+        summary = attack_data(
+            smoothed,
+            images,
+            settings,
+            out,
+            display,
+            command,
+            display.step,
+            description.classifier,
+        )
     console.print(
         f"{summary['images']} images, {summary['clean_correct']} right before the attack; it "
         f"succeeded on {summary['succeeded']} ({summary['succeeded_8bit']} after rounding to 8 "

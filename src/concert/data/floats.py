@@ -20,8 +20,10 @@ from concert.errors import ConcertError
 # Beside the images of an attack: its settings, and what came out.
 ATTACK_FILE: Final = "attack.json"
 ATTACK_KEY: Final = b"concert.attack"
-# Images beside the attacked ones; they are not needed for certification.
+# Images beside the attacked ones, not needed for certification: clean, and where the attack began
+# if not there.
 CLEAN: Final = "clean"
+START: Final = "start"
 
 
 def attack_description(folder: Path) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def numeric_rows(files: Sequence[Path], where: str, columns: Sequence[str]) -> F
     attack: dict[str, Any] | None = None
     if ATTACK_KEY in metadata:
         attack = json.loads(metadata[ATTACK_KEY])
-        others = (name for name in table.column_names if name not in (image, CLEAN, "label"))
+        pictures = (image, CLEAN, START, "label")
+        others = (name for name in table.column_names if name not in pictures)
         attack |= {name: table.column(name).to_pylist() for name in others}
     return FloatRows(images, labels, names, attack)
 
@@ -82,18 +85,19 @@ def numeric_rows(files: Sequence[Path], where: str, columns: Sequence[str]) -> F
 def numbers_of(column: Any, where: str) -> Tensor:
     """A column of nested lists (C, H, W) as float32 (N, C, H, W)."""
     import pyarrow
+    import pyarrow.compute
 
     flat, sizes = column.combine_chunks(), []
     if isinstance(flat, pyarrow.ChunkedArray):
         flat = flat.chunk(0)
     for _ in range(3):
-        count = len(flat)
         if flat.null_count or not hasattr(flat, "flatten"):
             raise ConcertError(f"the images of {where} must be lists (C, H, W) without gaps")
-        flat = flat.flatten()
-        if count == 0 or len(flat) % count:
+        lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(flat)).to_pylist()
+        if len(lengths) != 1 or lengths == [0]:
             raise ConcertError(f"the images of {where} must all have one size (C, H, W)")
-        sizes.append(len(flat) // count)
+        sizes += lengths
+        flat = flat.flatten()
     try:
         values = torch.from_numpy(flat.to_numpy(zero_copy_only=False).copy())
     except (TypeError, pyarrow.ArrowException):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -104,9 +105,16 @@ def _numeric_images(
         rows.labels,
         rows.class_names,
         source=where,
-        notes="" if rows.attack is None else f"attacked by {rows.attack['method']}",
+        notes="" if rows.attack is None else _attack_notes(rows.attack),
         attack=rows.attack,
     )
+
+
+def _attack_notes(attack: Mapping[str, Any]) -> str:
+    """That the images were attacked, and what was to be said of them before."""
+    data = attack.get("data")
+    before = data.get("notes") if isinstance(data, dict) else None
+    return "; ".join(filter(None, (f"attacked by {attack['method']}", before)))
 
 
 def _digits(split: str) -> ImageSet:

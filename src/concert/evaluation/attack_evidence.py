@@ -5,14 +5,15 @@
 ATTACK is a folder that `concert attack` wrote. For each image the magnitude of its perturbation is
 ranked, pixel by pixel, against the entropy map of the clean image, and as a control against that of
 another image of the set, so that a pattern common to all images is told from one that follows the
-image.
+image. An attack that begins at another image than the clean one, as cAdv does at a recoloured one,
+has a second control: what is there before its first step.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from concert.colorization import build_colorizer, entropy_map
-from concert.data.floats import ATTACK_FILE, CLEAN, attack_description, numbers_of
+from concert.data.floats import ATTACK_FILE, CLEAN, START, attack_description, numbers_of
 from concert.errors import ConcertError
 from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
@@ -35,7 +36,7 @@ from concert.files import write_atomically
 from concert.tool import run_tool
 
 # Of an attack's settings, what a finding about it names.
-TOLD: Final = ("method", "against", "targets", "data", "subset")
+TOLD: Final = ("method", "against", "targets", "arguments", "seed", "weights", "data", "subset")
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,13 @@ class Evidence:
     """Spearman correlations of perturbation magnitudes with entropy maps over a set of images.
 
     mean: over images, with its 95 % bootstrap interval low, high, which fewer than 10 images do not
-    have (None). control: the same against another
-    image's entropy map. difference: mean of the two's difference, paired by image. positive: share
-    of images with a positive correlation. images: used; constant: left out, because a map or the
-    perturbation is constant.
+    have (None). control: the same against another image's entropy map. difference: mean of the
+    two's difference, paired by image. positive: share of images with a positive correlation.
+    images: used; constant: left out, because a map or the perturbation is constant.
+
+    Of an attack that does not begin at the clean image, else None: start: mean of what is there
+    before the first step. own: of the change from there. gained: mean of the whole perturbation's
+    correlation less that of the start, paired by image.
     """
 
     images: int
@@ -61,6 +65,28 @@ class Evidence:
     difference: float
     difference_low: float | None
     difference_high: float | None
+    start: float | None = None
+    start_low: float | None = None
+    start_high: float | None = None
+    own: float | None = None
+    own_low: float | None = None
+    own_high: float | None = None
+    gained: float | None = None
+    gained_low: float | None = None
+    gained_high: float | None = None
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """Images of an attack's folder (B, C, H, W), and their numbers in their data set.
+
+    start: what the attack began with, None where that is the clean images.
+    """
+
+    clean: Tensor
+    attacked: Tensor
+    start: Tensor | None
+    numbers: list[int]
 
 
 def magnitude(clean: Tensor, attacked: Tensor) -> Tensor:
@@ -79,36 +105,54 @@ def derangement(count: int, seed: int) -> NDArray[np.int64]:
 
 
 def attack_evidence(
-    clean: Tensor, attacked: Tensor, colorizer: nn.Module, seed: int = 0
+    clean: Tensor,
+    attacked: Tensor,
+    colorizer: nn.Module,
+    seed: int = 0,
+    start: Tensor | None = None,
 ) -> tuple[Evidence, Floats]:
     """The evidence of clean and attacked images (B, C, H, W), and the images' correlations (B,).
 
-    Correlations of images that are left out are NaN. Raises ConcertError where fewer than two
-    images can be used.
+    `start`: the images that the attack began with, if not the clean ones. Correlations of images
+    that are left out are NaN. Raises ConcertError where fewer than two images can be used.
     """
     parts = [clean[start : start + 64] for start in range(0, len(clean), 64)]
     entropy = torch.cat([entropy_map(part, colorizer) for part in parts])
-    rows = [maps.flatten(1).double().numpy() for maps in (magnitude(clean, attacked), entropy)]
-    each = spearman_rows(rows[0], rows[1])
+    changes, maps = (
+        each.flatten(1).double().numpy() for each in (magnitude(clean, attacked), entropy)
+    )
+    each = spearman_rows(changes, maps)
     used = np.isfinite(each)
     if used.sum() < 2:
         raise ConcertError(
             "fewer than two images have a perturbation and an entropy map that vary: attack more"
         )
-    changes, maps = rows[0][used], rows[1][used]
-    control = spearman_rows(changes, maps[derangement(len(maps), seed)])
+    control = spearman_rows(changes[used], maps[used][derangement(int(used.sum()), seed)])
+    begun: dict[str, Any] = {}
+    if start is not None:
+        before, own = (
+            spearman_rows(magnitude(*pair).flatten(1).double().numpy(), maps)
+            for pair in ((clean, start), (start, attacked))
+        )
+        begun |= _named("start", before, seed) | _named("own", own, seed)
+        begun |= _named("gained", each - before, seed)
     return Evidence(
         images=int(used.sum()),
         constant=int((~used).sum()),
-        **_named("", each[used], seed),
+        **_named("", each, seed),
         positive=float((each[used] > 0).mean()),
         **_named("control", control, seed),
         **_named("difference", each[used] - control, seed),
+        **begun,
     ), each
 
 
 def _named(name: str, values: Floats, seed: int) -> dict[str, Any]:
-    interval, prefix = bootstrap(values, seed), f"{name}_" if name else ""
+    """The mean of the values that are numbers and its interval, as fields; None without values."""
+    values, prefix = values[np.isfinite(values)], f"{name}_" if name else ""
+    if not len(values):
+        return {}
+    interval = bootstrap(values, seed)
     enough = len(values) >= FEWEST_IMAGES
     return {
         name or "mean": float(interval.value),
@@ -144,6 +188,11 @@ def evidence_figure(
     return buffer.getvalue()
 
 
+def told_of(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an attack that a finding about it names, as far as they are known."""
+    return {name: attack[name] for name in TOLD if name in attack}
+
+
 def read_attack(folder: Path) -> dict[str, Any]:
     """What an attack's folder says of its settings."""
     described = attack_description(folder).get("identity")
@@ -152,17 +201,20 @@ def read_attack(folder: Path) -> dict[str, Any]:
     return described
 
 
-def read_pairs(folder: Path) -> tuple[Tensor, Tensor, list[int]]:
-    """Clean and attacked images of a folder that `concert attack` finished, and their numbers."""
+def read_images(folder: Path) -> AttackedImages:
+    """The images of a folder that `concert attack` finished."""
     files = sorted(folder.glob("*.parquet"))
     if len(files) != 1:
         raise ConcertError(f"{folder} holds no finished attack: give what `concert attack` wrote")
     try:
-        table = pyarrow.parquet.read_table(files[0], columns=["image", CLEAN, "index"])
+        known = pyarrow.parquet.read_schema(files[0]).names
+        kinds = [name for name in (CLEAN, "image", START) if name != START or name in known]
+        table = pyarrow.parquet.read_table(files[0], columns=[*kinds, "index"])
     except (OSError, pyarrow.ArrowException) as error:
         raise ConcertError(f"cannot read {files[0]}: {str(error).splitlines()[0]}") from None
-    attacked, clean = (numbers_of(table.column(name), str(files[0])) for name in ("image", CLEAN))
-    return clean, attacked, table.column("index").to_pylist()
+    images = {name: numbers_of(table.column(name), str(files[0])) for name in kinds}
+    numbers = table.column("index").to_pylist()
+    return AttackedImages(images[CLEAN], images["image"], images.get(START), numbers)
 
 
 def main(
@@ -173,11 +225,10 @@ def main(
     seed: int = 0,
 ) -> str:
     """The evidence of an attack as JSON; with `out` also DIR/evidence.json and DIR/evidence.png."""
-    clean, attacked, _ = read_pairs(attack)
-    described = read_attack(attack)
+    images, told = read_images(attack), told_of(read_attack(attack))
+    clean, attacked = images.clean, images.attacked
     network = build_colorizer(colorizer)
-    evidence, each = attack_evidence(clean, attacked, network, seed)
-    told = {name: described[name] for name in TOLD}
+    evidence, each = attack_evidence(clean, attacked, network, seed, images.start)
     text = json.dumps(told | {"colorizer": colorizer} | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -64,31 +65,38 @@ def clean_numbers(log: LoadedLog) -> NDArray[np.int64]:
 
 
 def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None) -> pd.DataFrame:
-    """A row per log and tau: share of images, perturbed by at most tau, that are certified.
+    """A row per log, set of images and tau: share of those perturbed by at most tau certified.
 
-    Certified means correct with a radius above 0. Columns: sigma, method, attack, targets (of the
-    attack; "none" is untargeted), against, tau, N (images perturbed by at most tau), certified,
-    accuracy, low and high (exact 95 % interval of a proportion), guarantee, certificate. The last
-    row of a log is that of all images, tau infinite. Where N is 0 the accuracy is NaN. Raises
+    Certified means correct with a radius above 0. Columns: log (its place), sigma, method, attack,
+    targets (of the attack; "none" is untargeted), against, images ("all", and where the attack
+    knows it "right before": by the smoothed classifier), tau, N (images perturbed by at most tau),
+    certified, accuracy, low and high (exact 95 % interval of a proportion), guarantee, certificate.
+    The last row of a set is without a bound, tau infinite. Where N is 0 the accuracy is NaN. Raises
     ConcertError for logs of clean images, or of several data sets or attacks.
     """
     require_one_dataset(logs)
     grid = checked_taus(tau_grid(logs) if taus is None else taus)
     rows = []
-    for log, label in zip(logs, row_labels(logs), strict=True):
+    for place, (log, label) in enumerate(zip(logs, row_labels(logs), strict=True)):
         attack, norms = _attack(log), perturbation_norms(log)
         certified = certified_radii(log.frame) > 0
-        for tau in grid:
-            within = norms <= tau
+        sets = {"all": np.full(len(norms), True)}
+        right = right_before(log)
+        if right is not None:
+            sets["right before"] = right
+        for (images, members), tau in itertools.product(sets.items(), grid):
+            within = members & (norms <= tau)
             n, k = int(within.sum()), int((certified & within).sum())
             low, high = proportion_interval(k, n)
             rows.append(
                 {
+                    "log": place,
                     "sigma": label.sigma,
                     "method": label.method,
                     "attack": attack["method"],
                     "targets": str(attack.get("targets", "")),
                     "against": attack["against"],
+                    "images": images,
                     "tau": tau,
                     "N": n,
                     "certified": k,
@@ -121,20 +129,17 @@ def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, fl
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table in the paper's layout: a row per log, a column per tau, all cells text.
+    """The table in the paper's layout: a row per log and set, a column per tau, all cells text.
 
     A cell has the accuracy, rounded down, its interval, and the number of images.
     """
+    first = ("sigma", "method", "attack", "targets", "against", "images")
     rows = []
-    # The last row of a log is that of all images.
-    for _, part in table.groupby(np.isinf(table["tau"]).cumsum().shift(fill_value=0)):
-        of_log = part.to_dict("records")
-        first = {
-            name: of_log[0][name] for name in ("sigma", "method", "attack", "targets", "against")
-        }
-        cells = {tau_name(row["tau"]): _cell(row) for row in of_log}
-        last = {name: of_log[0][name] for name in ("guarantee", "certificate")}
-        rows.append({**first, **cells, **last})
+    for _, part in table.groupby(["log", "images"], sort=False):
+        each = part.to_dict("records")
+        named = {name: each[0][name] for name in (*first, "guarantee", "certificate")}
+        cells = {tau_name(row["tau"]): _cell(row) for row in each}
+        rows.append({**{name: named.pop(name) for name in first}, **cells, **named})
     return pd.DataFrame(rows)
 
 
@@ -149,15 +154,21 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
         "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
-        "the clean image's region."
+        "the clean image's region.",
+        "An attack stops at what fools its model, so that images which it answered wrong anyway "
+        "are perturbed least, and each model chooses its own images for a tau: compare models by "
+        "the column of all images.",
     ]
     attacks: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
         name = label.name
-        attacks.setdefault(strength(log), []).append(name)
-        if "clean_predict" in _attack(log) and "index" in _attack(log):
-            right, count = right_before(log)
-            notes.append(f"{name}: {right} of {count} images were right before the attack.")
+        attacks.setdefault(strength(log) + _reference(log), []).append(name)
+        right = right_before(log)
+        if right is not None:
+            notes.append(
+                f"{name}: its smoothed classifier was right on {int(right.sum())} of {len(right)} "
+                "images before the attack (most voted class, without a test)."
+            )
         if not attacked_through_itself(log):
             notes.append(f"{name}: its images were attacked through another model.")
     if len({frozenset(clean_numbers(log)) for log in logs if "index" in _attack(log)}) > 1:
@@ -173,6 +184,13 @@ def strength(log: LoadedLog) -> str:
     return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
 
 
+def _reference(log: LoadedLog) -> str:
+    """What the reference preset has instead, in brackets; "" if it has the same."""
+    instead = _attack(log).get("reference") or {}
+    values = ", ".join(f"{name} {value}" for name, value in instead.items())
+    return f" (the reference preset has {values})" if values else ""
+
+
 def attacked_through_itself(log: LoadedLog) -> bool:
     """Whether the model that a log certifies is the one attacked, as far as both are known.
 
@@ -184,19 +202,24 @@ def attacked_through_itself(log: LoadedLog) -> bool:
 
 
 def _model_of(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a description says of the model: the settings of its noise, and the weights' hash."""
+    """What a description says of the model: settings of its noise, weights, network, its source."""
     noise = described.get("noise")
     known = dict(noise) if isinstance(noise, dict) else {}
-    return known | {name: described[name] for name in ("weights",) if name in described}
+    parts = ("weights", "classifier", "classifier_source")
+    return known | {name: described[name] for name in parts if name in described}
 
 
-def right_before(log: LoadedLog) -> tuple[int, int]:
-    """How many of the log's images the attacked classifier got right before, and how many it has.
+def right_before(log: LoadedLog) -> NDArray[np.bool_] | None:
+    """Whether the smoothed classifier was right on each clean image, (N,); None if not known.
 
-    Judged by the classifier that was attacked: without noise if that was "base".
+    By the most voted class of the attack's draws, without a test, so without abstaining.
     """
-    predicted = np.asarray(_attack(log)["clean_predict"])[log.frame["idx"].to_numpy(np.int64)]
-    return int((predicted == log.frame["label"].to_numpy()).sum()), len(log.frame)
+    votes = _attack(log).get("clean_vote")
+    if votes is None:
+        return None
+    chosen = np.asarray(votes, dtype=np.int64)[log.frame["idx"].to_numpy(np.int64)]
+    right: NDArray[np.bool_] = chosen == log.frame["label"].to_numpy(np.int64)
+    return right
 
 
 def _cell(row: Mapping[Any, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, Final
 
 import torch
 import yaml
-from torch import nn
 
 from concert.building import Description
 from concert.data import ImageSet, subset_indices
@@ -21,7 +19,7 @@ from concert.errors import ConcertError
 from concert.log_parts import shared_log
 from concert.procedure import Procedure
 from concert.records import Certification
-from concert.runs import read_description, weights_file
+from concert.runs import read_description, source_of, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, source_name
 from concert.team import Team
@@ -90,32 +88,19 @@ def describe_data(images: ImageSet) -> dict[str, Any]:
         "targets",
         "against",
         "arguments",
+        "reference",
         "seed",
         "weights",
+        "classifier",
+        "classifier_source",
         "noise",
         "data",
         "subset",
     )
-    lists = ("index", "clean_predict", "success", "l2", "linf")
+    lists = ("index", "clean_predict", "clean_vote", "success", "l2", "linf")
     attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}
     # Another name than the clean images have, so that no table mixes the two.
     return {"data": f"{images.name}, {attack['method']}", "attack": attack}
-
-
-def source_of(*models: nn.Module) -> dict[str, str]:
-    """The hash of the files that define the user's own classes in models, whose code may change."""
-    modules = {type(part).__module__: type(part) for model in models for part in model.modules()}
-    digest, found = hashlib.sha256(), False
-    for name, kind in sorted(modules.items()):
-        if name.split(".")[0] in ("concert", "torch"):
-            continue
-        try:
-            content = Path(inspect.getfile(kind)).read_bytes()
-        except (TypeError, OSError):
-            continue
-        digest.update(hashlib.sha256(content).digest())
-        found = True
-    return {"classifier_source": digest.hexdigest()} if found else {}
 
 
 def check_run(

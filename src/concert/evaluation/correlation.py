@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from concert.colorization import build_colorizer, entropy_map
 from concert.config import DataSettings
 from concert.data import load_images, subset_indices
+from concert.errors import ConcertError
+from concert.evaluation.metrics import FEWEST_IMAGES
 from concert.files import write_atomically
 from concert.runs import load, read_description
 from concert.smoothing import SmoothedClassifier
@@ -34,16 +36,17 @@ from concert.votes import Request
 class MapCorrelation:
     """Spearman correlations of sigma maps with entropy maps over a set of images.
 
-    mean, low, high: mean over images with its 95 % normal interval. pooled: over all pixels of all
-    images. shifted: mean against the next image's entropy map. constant: images left out because
-    one of their maps is constant. sigma_min, sigma_mean, sigma_max: of the sigma maps.
+    mean, low, high: mean over images with its 95 % normal interval, which fewer than 10 images do
+    not have (None). pooled: over all pixels of all images. shifted: mean against the next image's
+    entropy map. constant: images left out because one of their maps is constant. sigma_min,
+    sigma_mean, sigma_max: of the sigma maps.
     """
 
     images: int
     draws: int
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     pooled: float
     shifted: float
     constant: int
@@ -81,24 +84,34 @@ def map_correlation(
     draws: int = 256,
     seed: int = 0,
 ) -> MapCorrelation:
-    """Correlate the sigma maps of images (B, C, H, W) with their entropy maps."""
+    """Correlate the sigma maps of images (B, C, H, W) with their entropy maps.
+
+    Raises ConcertError where fewer than two images have maps that vary.
+    """
     sigma = sigma_maps(smoothed, images, draws, seed)
     entropy = entropy_map(images, colorizer).expand_as(sigma)
     rows = [maps.flatten(1).double().numpy() for maps in (sigma, entropy)]
     each = spearman_rows(rows[0], rows[1])
     valid = np.isfinite(each)
-    shifted = spearman_rows(rows[0], np.roll(rows[1], 1, axis=0))
-    pooled = spearman_rows(rows[0][valid].reshape(1, -1), rows[1][valid].reshape(1, -1))
+    if valid.sum() < 2:
+        raise ConcertError(
+            "fewer than two images have a sigma map and an entropy map that vary: give more "
+            "images, or a model whose noise depends on them"
+        )
+    sigmas, entropies = (maps[valid] for maps in rows)
+    shifted = spearman_rows(sigmas, np.roll(entropies, 1, axis=0))
+    pooled = spearman_rows(sigmas.reshape(1, -1), entropies.reshape(1, -1))
     mean = float(each[valid].mean())
     error = float(each[valid].std(ddof=1) / np.sqrt(valid.sum()))
+    enough = valid.sum() >= FEWEST_IMAGES
     return MapCorrelation(
         images=int(valid.sum()),
         draws=draws,
         mean=mean,
-        low=mean - 1.96 * error,
-        high=mean + 1.96 * error,
+        low=mean - 1.96 * error if enough else None,
+        high=mean + 1.96 * error if enough else None,
         pooled=float(pooled[0]),
-        shifted=float(np.nanmean(shifted)),
+        shifted=float(shifted.mean()),
         constant=int((~valid).sum()),
         sigma_min=float(sigma.min()),
         sigma_mean=float(sigma.mean()),

@@ -37,6 +37,10 @@ TABLE_OF_ATTACK: Final = {
     "imagenet, cadv": 4,
     "imagenet, shadow": 5,
 }
+# Whom the paper attacks, and which images: of cAdv it says "each base classifier smoothed", and of
+# CIFAR-10 not whether the images were right before.
+ATTACKED: Final = {"cadv": "not stated", "shadow": "smoothed"}
+IMAGES_OF_ATTACK: Final = {"cifar10": "not stated", "imagenet": "right before"}
 # A map that is the same for all images is not the paper's method.
 OTHER_METHODS: Final = ("Concert (static)",)
 # The upper end of the paper's box for Concert, by the sigma of the row.
@@ -75,7 +79,7 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
             | {
                 "AMCR": float(printed["AMCR"]),
                 "interval": "",
-                "guarantee": "frozen-noise" if printed["method"] == "Concert" else "deployed",
+                "guarantee": _papers_guarantee(printed),
                 "certificate": "",
                 "N": IMAGES_OF[number],
                 "n": "",
@@ -89,35 +93,37 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
 def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     """Each row of Table 2, 3, 4 or 5, and below it the logs of the same method and noise.
 
-    Columns: sigma, method, source, targets, against, a column per tau of the paper's and "all",
-    guarantee, certificate; all text. Our cells are those of `attack_table.printed`. The paper has
-    100 images a column, and does not say whether those of a larger tau hold those of a smaller.
+    Columns: sigma, method, source, targets, against, images, a column per tau of the paper's and
+    "all", guarantee, certificate; all text. Our cells are those of `attack_table.printed`, for all
+    images and for those right before. The paper has 100 images a column, and does not say whether
+    those of a larger tau hold those of a smaller, nor, of CIFAR-10, whether they were right before.
     Logs of other methods or noise come last, and so do targeted attacks, which the paper does not
     have. None for data and attacks that the paper does not have.
     """
-    number = TABLE_OF_ATTACK.get(require_one_dataset(logs))
+    attacked = require_one_dataset(logs)
+    number = TABLE_OF_ATTACK.get(attacked)
     if number is None:
         return None
+    data, attack = attacked.split(", ")
     table = paper_table(number)
     taus = [name for name in table.columns if name not in ("sigma", "method")]
-    shown = attack_table.printed(attack_table.attack_table(logs, [float(tau) for tau in taus]))
+    whole = attack_table.attack_table(logs, [float(tau) for tau in taus])
     ours = [
-        {**dict(zip(shown.columns, row, strict=True)), "source": "here"}
-        for row in shown.itertuples(index=False)
+        [{**row, "source": "here"} for row in attack_table.printed(part).to_dict("records")]
+        for _, part in whole.groupby("log", sort=False)
     ]
-    untargeted = [row["targets"] in ("none", "") for row in ours]
+    untargeted = [each[0]["targets"] in ("none", "") for each in ours]
     groups, others = _by_row(table, row_labels(logs), untargeted)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[Any, Any]] = []
     for printed, places in groups:
-        guarantee = "frozen-noise" if printed["method"] == "Concert" else "deployed"
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
-            | {"targets": "none", "against": "smoothed"}
+            | {"targets": "none", "against": ATTACKED[attack], "images": IMAGES_OF_ATTACK[data]}
             | {f"tau {tau}": f"{printed[tau]:.2f} (100)" for tau in taus}
-            | {"all": "", "guarantee": guarantee, "certificate": ""}
+            | {"all": "", "guarantee": _papers_guarantee(printed), "certificate": ""}
         )
-        rows += [ours[place] for place in places]
-    rows += [ours[place] for place in others]
+        rows += [row for place in places for row in ours[place]]
+    rows += [row for place in others for row in ours[place]]
     return pd.DataFrame(rows, columns=list(rows[0]))
 
 
@@ -145,16 +151,22 @@ def _by_row(
     table: pd.DataFrame, labels: Sequence[RowLabel], comparable: Sequence[bool] | None = None
 ) -> tuple[list[tuple[pd.Series[Any], list[int]]], list[int]]:
     """Each row of the paper's table with the places of the logs that belong to it; all others."""
-    left = list(range(len(labels)))
-    others = [] if comparable is None else [place for place in left if not comparable[place]]
-    left = [place for place in left if place not in others]
-    groups = []
-    for _, printed in table.iterrows():
-        sigma, method = printed["sigma"], printed["method"]
-        here = [place for place in left if matches(labels[place], sigma, method)]
-        left = [place for place in left if place not in here]
-        groups.append((printed, here))
-    return groups, sorted(left + others)
+    printed = [row for _, row in table.iterrows()]
+    homes: list[list[int]] = [[] for _ in printed]
+    others: list[int] = []
+    for place, label in enumerate(labels):
+        fitting = [
+            home
+            for row, home in zip(printed, homes, strict=True)
+            if matches(label, row["sigma"], row["method"])
+        ]
+        known = fitting and (comparable is None or comparable[place])
+        (fitting[0] if known else others).append(place)
+    return list(zip(printed, homes, strict=True)), others
+
+
+def _papers_guarantee(row: pd.Series[Any]) -> str:
+    return "frozen-noise" if row["method"] == "Concert" else "deployed"
 
 
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:

@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 from concert.classifiers import LeNet, Normalize
-from concert.evaluation.certify import source_of
 from concert.noise import IsotropicNoise
+from concert.runs import source_of
 
 CODE = "from torch import nn\n\nclass Net(nn.Flatten):\n    pass\n"
 
