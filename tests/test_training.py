@@ -247,6 +247,31 @@ def test_a_noise_model_that_the_objective_cannot_use_is_refused_first(tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [("smoothadv", "isotropic"), ("smoothadv", "generated"), ("concert", "queried")],
+)
+def test_every_precision_trains_and_is_loaded(
+    tmp_path: Path, objective: str, kind: str, precision: str
+) -> None:
+    """Noise stays in float32; the classifier's weights have the precision asked for."""
+    settings = {"steps": 2} if objective == "smoothadv" else {"start_epoch": 0}
+    recipe = replace(
+        QUERIED,
+        noise=NoiseSettings(kind=kind, sigma=0.25) if kind == "isotropic" else NoiseSettings(kind),
+        objective=ObjectiveSettings(objective, m=2, **settings),
+        training=replace(QUERIED.training, epochs=1, precision=precision),
+    )
+    assert train(recipe, tmp_path / "run")
+    for name, tensor in weights(tmp_path / "run").items():
+        if tensor.is_floating_point():
+            low = precision == "bf16-true" and name.startswith("classifier.")
+            assert tensor.dtype == (torch.bfloat16 if low else torch.float32), name
+    smoothed = load(tmp_path / "run")
+    assert len(smoothed.predict(torch.rand(1, 1, 28, 28), n=64, seed=0)) == 1
+
+
 def test_a_compiled_classifier_ends_near_the_eager_one_with_the_same_keys(tmp_path: Path) -> None:
     train(QUERIED, tmp_path / "eager")
     compiled = replace(QUERIED, training=replace(QUERIED.training, compile=True))

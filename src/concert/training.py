@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from concert.building import build_base, build_noise, build_objective, describe
 from concert.classifiers import Denoised
@@ -98,8 +98,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         initial["initial weights"] = take_weights(recipe.init, description, classifier, noise)
     check_denoiser(recipe, classifier)
     noise.accept(images.images(chosen[:1].tolist()))
-    probe = torch.zeros((2, *images.shape))
-    check_classifier(classifier.eval(), probe, images.num_classes)
+    check_classifier(classifier.eval(), torch.zeros((2, *images.shape)), images.num_classes)
     objective.check(noise)
     if objective.start_epoch >= settings.epochs:
         log.warning(
@@ -116,14 +115,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     if settings.compile:
         classifier.compile()
     optimizer = make_optimizer(settings, classifier, noise)
-    f: Any = fabric.setup_module(classifier)
-    if isinstance(classifier, Denoised):
-        f.mark_forward_method("denoise_and_classify")
-    g: Any = noise.to(fabric.device)
-    if any(True for _ in noise.parameters()):
-        g = fabric.setup_module(noise)
-        for method in ("copies", "copies_from", "instability"):
-            g.mark_forward_method(method)
+    f, g = distributed(fabric, classifier, noise)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs, **initial}
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)
@@ -147,10 +139,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         while state.step < steps:
             began = time.perf_counter()
             batch = order[state.step * settings.batch_size :][: settings.batch_size]
-            # Equal shares for all processes: the first images serve twice where they do not divide.
-            shares = -(-len(batch) // fabric.world_size)
-            places = torch.arange(shares) * fabric.world_size + fabric.global_rank
-            mine = batch[places % len(batch)]
+            mine = share_of(batch, fabric)
             address = (settings.seed, Domain.TRAIN, state.epoch, state.step, fabric.global_rank)
             x, maps = entropies.batch(mine, keyed_generator(*address, 0))
             y = fabric.to_device(images.labels[mine])
@@ -197,6 +186,27 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
+
+
+def distributed(fabric: Fabric, classifier: nn.Module, noise: NoiseModel) -> tuple[Any, Any]:
+    """Both networks as their gradients are summed over processes and in the precision asked for."""
+    f = fabric.setup_module(classifier)
+    if isinstance(classifier, Denoised):
+        f.mark_forward_method("denoise_and_classify")
+    if not any(True for _ in noise.parameters()):
+        return f, noise.to(fabric.device)
+    g = fabric.setup_module(noise)
+    noise.float()  # noise is made and added in float32, whatever the classifier's precision
+    for method in ("copies", "copies_from", "instability"):
+        g.mark_forward_method(method)
+    return f, g
+
+
+def share_of(batch: Tensor, fabric: Fabric) -> Tensor:
+    """This process's images of a batch; the first serve twice where they do not divide evenly."""
+    count = -(-len(batch) // fabric.world_size)
+    places = torch.arange(count) * fabric.world_size + fabric.global_rank
+    return batch[places % len(batch)]
 
 
 def any_of(fabric: Fabric, asked: bool) -> bool:

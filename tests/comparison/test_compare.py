@@ -175,6 +175,33 @@ def test_the_first_step_that_failed_is_told(
     assert not (folder / "out" / "report").exists()
 
 
+def test_a_step_that_was_killed_is_not_told_by_what_it_said_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(step: Step, threads: int, lock: int | None) -> None:
+        ending(step, -9, "epoch 3: loss 0.1, 500 images/s\n")
+
+    monkeypatch.setattr("concert.comparison.steps._start", killed)
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 2
+    assert capsys.readouterr().err == (
+        "concert: error: cohen train failed: it was ended by signal 9, for instance for want of "
+        "memory (out/cohen/train.log)\n"
+    )
+
+
+def test_output_of_an_earlier_start_is_not_todays_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def silent(step: Step, threads: int, lock: int | None) -> None:
+        before = "epoch 3: loss 0.1, 500 images/s\n"
+        ending(step, 2, before)
+        step.output_at_start = len(before)
+
+    monkeypatch.setattr("concert.comparison.steps._start", silent)
+    assert main(["compare", "spec.yaml", "--out", "out"]) == 2
+    assert "cohen train failed: it said nothing (" in capsys.readouterr().err
+
+
 def test_a_run_that_is_missing_is_no_success(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

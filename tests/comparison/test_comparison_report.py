@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from specs import SPEC, change
-from written_runs import IDENTITY, write_log
+from written_runs import IDENTITY, write_log, write_model, write_variances
 
 from concert.comparison.plan import Comparison
 from concert.comparison.report import SOURCES, read_logs, write_comparison
@@ -47,6 +47,33 @@ def test_a_damaged_log_is_named_and_the_others_reported(folder: Path) -> None:
     assert "Not in this report: cohen (" in text
     assert "certify.tsv, line 2" in text
     assert list(read_logs(comparison).missing) == ["cohen"]
+
+
+def test_variances_are_reported_of_runs_that_ask_and_of_their_model(folder: Path) -> None:
+    runs = [{"recipe": "cohen.yaml", "gradient_variance": asked} for asked in (True, False)]
+    runs[1]["name"] = "other"
+    change(folder, runs=runs)
+    comparison, file = read_spec("spec.yaml", Path("out")), folder / "r" / "gradient_variance.csv"
+    for name in ("cohen", "other"):
+        write_log(folder / "out" / name)
+        write_model(folder / "out" / name)
+        write_variances(folder / "out" / name)
+    write_comparison(comparison, folder / "r")
+    assert list(pd.read_csv(file)["run"]) == ["cohen"]
+    write_variances(folder / "out" / "cohen", "other weights")
+    write_comparison(comparison, folder / "r")
+    assert not file.exists()
+
+
+def test_what_a_run_is_stands_beside_what_it_cost(folder: Path) -> None:
+    comparison = read_spec("spec.yaml", Path("out"))
+    write_log(folder / "out" / "cohen")
+    identity = {"certificate": "frozen", "noise": {"kind": "generated", "generator": "coarse"}}
+    write_log(folder / "out" / "beta-0", identity, **GENERATED)
+    write_comparison(comparison, folder / "report")
+    costs = pd.read_csv(folder / "report" / "runs.csv", keep_default_na=False)
+    assert costs["generator"].tolist() == ["", "coarse"]
+    assert costs["copies"].tolist() == [run.recipe.objective.m or 1 for run in comparison.runs]
 
 
 def test_without_any_log_there_is_no_report(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from specs import change
-from written_runs import cut, write_log, write_model
+from written_runs import cut, write_log, write_model, write_variances
 
 from concert.comparison.products import note_done, share_certified
 from concert.comparison.spec import read_spec
@@ -21,7 +21,7 @@ def finished(folder: Path) -> list[Step]:
     run = folder / "out" / "cohen"
     write_model(run)
     write_log(run)
-    (run / "gradient_variance.json").write_text("{}")
+    write_variances(run)
     for step in steps:
         note_done(run, step.kind, step.arguments)
     return steps
@@ -91,6 +91,13 @@ def test_a_log_of_another_model_is_not_this_runs(folder: Path) -> None:
     _, certify, _ = finished(folder)
     write_model(folder / "out" / "cohen", "other weights")
     assert not certify.done_before()
+
+
+def test_variances_of_another_model_are_not_this_runs(folder: Path) -> None:
+    *_, variance = finished(folder)
+    assert variance.done_before()
+    write_variances(folder / "out" / "cohen", "other weights")
+    assert not variance.done_before()
 
 
 def test_what_an_earlier_step_makes_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,22 @@ def test_attacked_logs_stand_below_the_row_of_their_method(
     assert attacks_beside_the_paper([make_log(OUTCOMES, "c", data="cifar10, pgd")]) is None
 
 
+def test_the_amcr_of_a_log_that_stopped_on_a_grid_has_no_upper_end(
+    make_log: Callable[..., LoadedLog],
+) -> None:
+    grid = {"stopping": "grid:0,0.25"}
+    many = OUTCOMES * 5
+    logs = [
+        make_log(many, "a", identity=grid, data="mnist", method="Cohen", sigma="0.25"),
+        make_log(many, "b", data="mnist", method="Cohen", sigma="0.5"),
+    ]
+    table = beside_the_paper(logs)
+    here = table[table["source"] == "here"]
+    first, second = here["interval"]
+    assert first.startswith("at least 0.")
+    assert second.startswith(f"[{first.removeprefix('at least ')}, ")
+
+
 def test_table_8(make_log: Callable[..., LoadedLog]) -> None:
     logs = [
         make_log(OUTCOMES, method="Concert (generated)", box="0.25-0.475", noise="generated"),
@@ -190,7 +206,7 @@ def test_table_8(make_log: Callable[..., LoadedLog]) -> None:
 
 
 def test_table_9(make_log: Callable[..., LoadedLog]) -> None:
-    identity = {"n": 1000, "engine": "torch-eager"}
+    identity = {"n": 1000, "engine": "torch-eager", "stopping": "grid:0,1"}
     versions = {"versions": {"torch": "2.0"}}
     logs = [
         make_log(OUTCOMES, "a", data="mnist", method="Cohen", sigma="0.25"),
@@ -220,5 +236,7 @@ def test_table_9(make_log: Callable[..., LoadedLog]) -> None:
     # The rows of the logs take 0.5, 1, 1.5 and 2 seconds.
     assert list(table["seconds"]) == [3.85, 14.62, 1.25, 1.25, 593.26, 2.0, 3.0]
     assert list(table["images"]) == ["", "", "4", "4", "", "20", "30"]
+    used = [str(round(log.frame["n_used"].mean())) for log in logs[1:]]
+    assert list(table["draws"]) == ["", "", *used, "", "", ""]
     assert table.loc[0, "machine"] == "two P100 GPUs"
     assert list(table["machine"][2:4]) == ["torch-eager, torch 2.0", ""]

@@ -125,7 +125,7 @@ def _unit(gradient: Tensor, norm: str) -> Tensor:
 
 
 def _inner(epsilon: float, norm: Norm, count: int) -> float:
-    """The radius of a ball so much smaller that rounding `count` values does not leave epsilon's."""
+    """A radius so much below epsilon that rounding `count` values does not exceed that."""
     return max(0.0, epsilon - ROUNDING * (1.0 if norm == "linf" else math.sqrt(count)))
 
 

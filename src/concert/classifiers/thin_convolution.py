@@ -53,7 +53,9 @@ class _ThinConvolution(torch.autograd.Function):
 def thin_convolution(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution; a traced network does not look into it."""
     thin = images.shape[1] == 1 and bias is not None
-    if not (thin and images.requires_grad and images.device.type == "cpu"):
+    # Under autocast the convolution chooses its precision, also backwards.
+    here = images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not (thin and images.requires_grad and here):
         return F.conv2d(images, weight, bias)
     features: Tensor = _ThinConvolution.apply(images, weight, bias)  # type: ignore[no-untyped-call]
     return features

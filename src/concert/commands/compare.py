@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,13 @@ class ComparisonDisplay(LiveRow):
 
 
 def _last_line(step: Step) -> str:
+    """Why a step failed: what it said last since it was started, or the signal that ended it."""
+    if step.code is not None and step.code < 0:
+        likely = ", for instance for want of memory" if -step.code == signal.SIGKILL else ""
+        return f"it was ended by signal {-step.code}{likely} ({step.output})"
     try:
-        lines = step.output.read_text(encoding="utf-8", errors="replace").split("\n")
+        output = step.output.read_bytes()[step.output_at_start :]
     except OSError:
-        lines = []
-    said = [line for line in lines if line.strip()]
+        output = b""
+    said = [line for line in output.decode("utf-8", "replace").split("\n") if line.strip()]
     return f"{said[-1] if said else 'it said nothing'} ({step.output})"

@@ -38,7 +38,16 @@ def is_whole(folder: Path, kind: str, run: Path) -> bool:
         return share_certified(folder) >= 1 and _is_of_model(_logged(folder), run)
     if kind == "attack":
         return share_attacked(folder) >= 1 and _is_of_model(attack_description(folder), run)
-    return (folder / VARIANCE).is_file()
+    return bool(measured_variances(run))
+
+
+def measured_variances(run: Path) -> list[dict[str, Any]]:
+    """The variances measured on the model that is in a run's folder; [] if there are none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        measured = json.loads((run / VARIANCE).read_text(encoding="utf-8"))
+        if _is_of_model({"identity": measured}, run):
+            return list(measured["variances"])
+    return []
 
 
 def share_trained(folder: Path, epochs: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Final
 
 import pandas as pd
 
+from concert.building import build_objective
 from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
-from concert.comparison.products import LOG, VARIANCE, weights_of
+from concert.comparison.products import LOG, measured_variances, weights_of
 from concert.errors import ConcertError
 from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.attack_verdict import verdict_table, write_verdict
@@ -167,15 +167,18 @@ def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, 
 
 
 def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataFrame:
-    """What each run cost: epochs, seconds of training, seconds per epoch and certified image."""
+    """What each run is and cost: copies, generator, epochs, seconds of training and certifying."""
     rows = []
     for run, log, label in zip(runs, logs, tables.row_labels(logs), strict=True):
         epochs = pd.read_csv(run.folder / "metrics.csv")
+        noise = log.run["identity"].get("noise") or {}
         rows.append(
             {
                 "run": run.name,
                 "sigma": label.sigma,
                 "method": label.method,
+                "generator": str(noise.get("generator", "")),
+                "copies": getattr(build_objective(run.recipe.objective), "m", 1),
                 "epochs": len(epochs),
                 "training images": int(epochs["images"].max()),
                 "training seconds": float(epochs["seconds"].sum()),
@@ -189,11 +192,9 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
 
 
 def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:
-    """The measured variances of all runs, a row for each run, network, form of the loss and m."""
+    """The variances of the runs that ask for them: a row for each network, form of loss and m."""
     rows = []
     for run in runs:
-        file = run.folder / VARIANCE
-        if file.is_file():
-            measured = json.loads(file.read_text(encoding="utf-8"))["variances"]
-            rows += [{"run": run.name, **row} for row in measured]
+        if run.gradient_variance:
+            rows += [{"run": run.name, **row} for row in measured_variances(run.folder)]
     return pd.DataFrame(rows)

@@ -39,7 +39,8 @@ class Step:
     """One command of one run, or of an attack on it. `after` must be done first.
 
     began, seconds: of this part; seconds is None until the step has ended. done, done_at_start: the
-    share of it that is done, by now and when this part began. code: its exit code.
+    share of it that is done, by now and when this part began. output_at_start: bytes of its output
+    that are of earlier parts. code: its exit code.
     """
 
     run: PlannedRun
@@ -52,6 +53,7 @@ class Step:
     seconds: float | None = None
     done: float = 0.0
     done_at_start: float = 0.0
+    output_at_start: int = 0
     code: int | None = None
 
     @property
@@ -182,21 +184,12 @@ def perform(
                 stopping = True
                 for step in progress.running():
                     _signal(step, signal.SIGINT)
-            for step in steps:
-                if step.waits and step.after is not None and step.after.code not in (None, 0):
-                    step.code = step.after.code
-            running = progress.running()
-            if not running and (stopping or not any(step.waits for step in steps)):
+            _leave_out(steps)
+            if not stopping:
+                _start_ready(progress, comparison.threads, lock)
+            over = stopping or not any(step.waits for step in steps)
+            if over and not progress.running():
                 break
-            for step in steps:
-                ready = step.waits and (step.after is None or step.after.code == 0)
-                if not ready or stopping:
-                    continue
-                # Asked only now: what an earlier step of the run has just made counts.
-                if step.done_before():
-                    step.code = 0
-                elif len(progress.running()) < comparison.jobs:
-                    _start(step, comparison.threads, lock)
             for step in progress.running():
                 step.done = step.fraction()
             show(progress)
@@ -208,11 +201,31 @@ def perform(
     return not stopping and not any(step.code == INTERRUPTED for step in steps)
 
 
+def _leave_out(steps: Sequence[Step]) -> None:
+    """End the steps whose earlier step failed, with its code."""
+    for step in steps:
+        if step.waits and step.after is not None and step.after.code not in (None, 0):
+            step.code = step.after.code
+
+
+def _start_ready(progress: Progress, threads: int, lock: int | None) -> None:
+    """Start what can begin, as far as there is room; what was done before ends at once."""
+    for step in progress.steps:
+        if not step.waits or (step.after is not None and step.after.code != 0):
+            continue
+        # Asked only now: what an earlier step of the run has just made counts.
+        if step.done_before():
+            step.code = 0
+        elif len(progress.running()) < progress.jobs:
+            _start(step, threads, lock)
+
+
 def _start(step: Step, threads: int, lock: int | None) -> None:
     step.run.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     output: IO[bytes]
     with step.output.open("ab") as output:
+        step.output_at_start = output.tell()
         # In a session of its own: an interrupt of the terminal reaches only this process, which
         # passes it on once.
         step.process = subprocess.Popen(

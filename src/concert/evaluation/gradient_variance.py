@@ -25,6 +25,7 @@ from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.noise import NoiseModel
+from concert.objectives.base import log_soft_votes
 from concert.runs import load, read_description
 from concert.streams import Domain, keyed_generator
 from concert.tool import run_tool
@@ -50,12 +51,9 @@ class GradientVariance:
 
 def classification_loss(logits: Tensor, labels: Tensor, form: str) -> Tensor:
     """The loss of logits (B, m, K) and labels (B,): -mean log f_y, or -log mean f_y."""
-    scores = F.log_softmax(logits, dim=2)
-    picked = scores.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))[:, :, 0]
-    if form == "mean_of_log":
-        return -picked.mean()
-    copies = torch.log(logits.new_tensor(logits.shape[1]))
-    return -(torch.logsumexp(picked, dim=1) - copies).mean()
+    log_scores = F.log_softmax(logits, dim=2)
+    scores = log_scores.mean(dim=1) if form == "mean_of_log" else log_soft_votes(log_scores)
+    return F.nll_loss(scores, labels)
 
 
 def gradient_variance(
@@ -131,7 +129,8 @@ def main(
     `data`: where the run's own data are now, if not where they were; its name is not used. `trust`:
     import the run's own classifier code. Raises ConcertError for a run that cannot be loaded.
     """
-    own = data_of(run, read_description(run)[0].data, replace(data or DataSettings(), name=""))
+    description, weights = read_description(run)
+    own = data_of(run, description.data, replace(data or DataSettings(), name=""))
     if trust:
         import_from_here()
     smoothed = load(run, trust)
@@ -143,6 +142,7 @@ def main(
         classifier, noise, loaded.images(chosen), loaded.labels[chosen], repetitions=repetitions
     )
     record = {
+        "weights": weights,
         "data": own.name,
         "images": len(chosen),
         "repetitions": repetitions,

@@ -20,6 +20,7 @@ from concert.evaluation.metrics import (
     certified_accuracy,
 )
 from concert.evaluation.rendering import rounded_down, rounded_up
+from concert.evaluation.table_notes import stopped_on_grid
 from concert.evaluation.tables import (
     RowLabel,
     draws,
@@ -58,10 +59,11 @@ def paper_table(number: int) -> pd.DataFrame:
 def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     """Each row of Table 1, 6 or 7, and below it the logs of the same method and noise.
 
-    Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval; logs of
-    methods and noise that the paper does not have come last. Concert's rows are by the box
-    (`matches`), and every log of it, whatever its certificate, stands below the paper's Concert:
-    the column `guarantee` tells them apart. None for data that the paper does not have.
+    Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval, of which a
+    log that stopped on a grid of radii has the lower end alone ("at least"). Logs of methods and
+    noise that the paper does not have come last. Concert's rows are by the box (`matches`), and
+    every log of it, whatever its certificate, stands below the paper's Concert: the column
+    `guarantee` tells them apart. None for data that the paper does not have.
     """
     number = TABLE_OF.get(require_one_dataset(logs))
     if number is None:
@@ -172,6 +174,9 @@ def _papers_guarantee(row: pd.Series[Any]) -> str:
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:
     low, high = amcr_interval(log.frame)
     interval = "" if math.isnan(low) else f"[{rounded_down(low)}, {rounded_up(high)}]"
+    if stopped_on_grid(log):
+        # The resampled mean is that of the lower bounds.
+        interval = "" if math.isnan(low) else f"at least {rounded_down(low)}"
     accuracies = certified_accuracy(log.frame, [float(name) for name in radii])
     return (
         {"sigma": label.sigma, "method": label.method, "source": "here"}
@@ -204,8 +209,9 @@ def table_9(logs: Sequence[LoadedLog], epochs: Sequence[tuple[float, int]]) -> p
 
     `epochs`: for each log, the mean seconds of its run's epochs and the images of one. Columns:
     item, source, sigma, method, data, n (certifying draws), machine (of ours, the engine and torch
-    of the certification), images (that the mean is over, or of an epoch), seconds; all but the
-    last are text, "" where nothing is known. Logs of other methods are left out.
+    of the certification), draws (the mean of what an image used, fewer than n where it stopped
+    early), images (that the mean is over, or of an epoch), seconds; all but the last are text, ""
+    where nothing is known. Logs of other methods are left out.
     """
     data = require_one_dataset(logs)
     here: dict[str, list[dict[str, object]]] = {"Single Certification": [], "Training epoch": []}
@@ -215,17 +221,18 @@ def table_9(logs: Sequence[LoadedLog], epochs: Sequence[tuple[float, int]]) -> p
         run = {"source": "here", "sigma": label.sigma, "method": label.method, "data": data}
         here["Single Certification"].append(
             {**run, "n": "" if draws(log) is None else str(draws(log)), "machine": _machine(log)}
-            | {"images": str(len(log.frame)), "seconds": float(log.frame["time"].mean())}
+            | {"draws": _mean_draws(log), "images": str(len(log.frame))}
+            | {"seconds": float(log.frame["time"].mean())}
         )
         here["Training epoch"].append(
-            {**run, "n": "", "machine": "", "images": str(images), "seconds": seconds}
+            {**run, "n": "", "machine": "", "draws": "", "images": str(images), "seconds": seconds}
         )
     rows: list[dict[str, object]] = []
     for item, seconds in paper_table(9).itertuples(index=False):
         rows.append(
             {"item": item, "source": "paper", "sigma": "", "method": "Concert", "data": "cifar10"}
             | {"n": "" if item == "Training epoch" else "not stated", "machine": "two P100 GPUs"}
-            | {"images": "", "seconds": seconds}
+            | {"draws": "", "images": "", "seconds": seconds}
         )
         rows += [{"item": item, **row} for row in here.get(item, [])]
     return pd.DataFrame(rows)
@@ -235,6 +242,11 @@ def _noise_kind(log: LoadedLog) -> str:
     noise = log.run["identity"].get("noise")
     described = noise.get("kind") if isinstance(noise, dict) else None
     return str(log.run["info"].get("noise") or described or "")
+
+
+def _mean_draws(log: LoadedLog) -> str:
+    used = log.frame["n_used"].astype(float).mean(skipna=False)
+    return "" if math.isnan(used) else f"{used:.0f}"
 
 
 def _machine(log: LoadedLog) -> str:

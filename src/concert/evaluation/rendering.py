@@ -23,7 +23,8 @@ _CONVENTION = (
 _CONVENTION_BESIDE_THE_PAPER = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
     "radius, wrong and abstained images counting 0; interval: its 95 % bootstrap interval over "
-    "images. Accuracies, radii and lower ends are rounded down, upper ends up."
+    'images, or "at least" its lower end where sampling stopped on a grid of radii, which makes '
+    "AMCR itself too low. Accuracies, radii and lower ends are rounded down, upper ends up."
 )
 _NO_INTERVAL = (
     "An AMCR of fewer than 10 images, or of images that all have the same radius, has no interval."

@@ -123,9 +123,8 @@ class ConcertObjective(Objective):
         log_scores = F.log_softmax(logits, dim=2)
         log_g = log_soft_votes(log_scores)
         correct = log_g.argmax(dim=1) == labels
-        per_copy = log_scores if self.classification == "mean_of_log" else log_g[:, None]
-        picked = per_copy.gather(2, labels[:, None, None].expand(-1, per_copy.shape[1], 1))
-        classification = -picked.mean()
+        scores = log_scores.mean(dim=1) if self.classification == "mean_of_log" else log_g
+        classification = F.nll_loss(scores, labels)
 
         robustness = penalty = classification.new_zeros(())
         if started:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from concert.errors import ConcertError, nearest
+from concert.inference import dtype_of
 from concert.noise import NoiseModel
 from concert.noise.base import normal_like
 from concert.objectives.base import LossTerms, Objective, log_soft_votes, logits_of_copies
@@ -151,7 +152,10 @@ def attacked(*networks: nn.Module) -> Iterator[None]:
 
 
 def bare(network: Any) -> Any:
-    """The network without what distributes its training: an attack concerns one process only."""
+    """The network without what distributes its training: an attack concerns one process only.
+
+    It then has the precision of its weights: with mixed precision an attack is in float32.
+    """
     from lightning_fabric import is_wrapped
 
     return network.module if is_wrapped(network) else network
@@ -220,7 +224,7 @@ class SmoothAdvObjective(Objective):
 
         def victim(x: Tensor) -> Tensor:
             noisy, _ = shape.copies_from(x, self.m, normals)
-            return logits_of_copies(f, noisy, len(x))
+            return logits_of_copies(f, noisy.to(dtype_of(f)), len(x))
 
         search, epsilon = (victim, images, labels), self.radius(epoch)
         with attacked(f, shape), torch.enable_grad():
