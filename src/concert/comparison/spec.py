@@ -13,6 +13,7 @@ threads: 1
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,40 +82,57 @@ def default_out(name: str) -> Path:
     return Path("runs") / (file.relative_to(shipped).with_suffix("") if inside else file.stem)
 
 
-def _plan(
-    file: Path, entry: Any, common: Mapping[str, Any], out: Path, data_path: Path | None
-) -> PlannedRun:
+@dataclass(frozen=True)
+class _Entry:
+    """One of a specification's runs as it is written there, each part of the right form."""
+
+    recipe: Path
+    name: str
+    groups: tuple[str, ...]
+    gradient_variance: bool
+    given: Mapping[str, Any]
+
+
+def _entry(file: Path, entry: Any) -> _Entry:
     if isinstance(entry, str):
         entry = {"recipe": entry}
     if not isinstance(entry, dict) or not isinstance(entry.get("recipe"), str):
         raise ConcertError(f"{file}: each of 'runs' needs a 'recipe', got {entry}")
     check_keys(file, entry, RUN_PARTS)
-    recipe_file = find_recipe(entry["recipe"])
-    name = entry.get("name", recipe_file.stem)
+    recipe = find_recipe(entry["recipe"])
+    name = entry.get("name", recipe.stem)
     if not is_safe(name) or name == REPORT:
         raise ConcertError(f"{file}: '{name}' cannot be the name of a folder: choose another name")
-    where, folder = f"{file}, run {name}", out / name
     groups, measured = entry.get("groups") or [], entry.get("gradient_variance", False)
     if not isinstance(groups, list) or not all(map(is_safe, groups)):
         raise ConcertError(
-            f"{where}: groups must be a list of names of files, such as [beta], got {groups}"
+            f"{file}, run {name}: groups must be a list of names of files, such as [beta], got "
+            f"{groups}"
         )
     if not isinstance(measured, bool):
-        raise ConcertError(f"{where}: gradient_variance must be true or false, got {measured}")
+        raise ConcertError(
+            f"{file}, run {name}: gradient_variance must be true or false, got {measured}"
+        )
+    return _Entry(recipe, name, tuple(dict.fromkeys(groups)), measured, entry)
+
+
+def _plan(
+    file: Path, entry: Any, common: Mapping[str, Any], out: Path, data_path: Path | None
+) -> PlannedRun:
+    """One run, its commands checked as they would check themselves."""
+    written = _entry(file, entry)
+    where, folder = f"{file}, run {written.name}", out / written.name
     data = {} if data_path is None else {"data.path": str(data_path)}
     given = {
-        key: settings_of(file, key, part, common) | settings_of(where, key, part, entry) | data
+        key: settings_of(file, key, part, common)
+        | settings_of(where, key, part, written.given)
+        | data
         for key, part in FLAGS.items()
     }
     trainer = train_parser()
     try:
-        train = [
-            "--config",
-            str(recipe_file),
-            "--out",
-            str(folder),
-            *flags(given["set"], trainer),
-        ]
+        train = ["--config", str(written.recipe), "--out", str(folder)]
+        train += flags(given["set"], trainer)
         log = folder / LOG
         certify, options = certification(folder, log, given["certify"])
         asked = trainer.instantiate(trainer.parse_args(train))
@@ -124,18 +142,18 @@ def _plan(
             # As `concert train` has it: a run that is under way was begun with these settings.
             noise = (name for name in asked.given if name.startswith("noise."))
             check_noise_settings(recipe.noise.kind, (name.split(".")[1] for name in noise))
+        check_claim(recipe, folder)
+        check_log(log, settings, options)
     except ConcertError as error:
         raise ConcertError(f"{where}: {error}") from None
-    check_claim(recipe, folder)
-    check_log(log, settings, options)
     return PlannedRun(
-        name,
+        written.name,
         folder,
         recipe,
         ["train", *train],
         ["certify", *certify],
-        tuple(dict.fromkeys(groups)),
-        measured,
+        written.groups,
+        written.gradient_variance,
         options.data.name or recipe.data.name,
         options.trust,
     )
