@@ -20,8 +20,10 @@ from concert.config import (
 )
 from concert.errors import ConcertError
 from concert.evaluation.certify import describe_method
+from concert.generator import CoarseGenerator
+from concert.noise import GeneratedNoise, IsotropicNoise
 from concert.runs import load, read_description
-from concert.training import StepProgress, Watcher, train
+from concert.training import StepProgress, Watcher, check_precision, train
 
 QUERIED = Recipe(
     DataSettings("digits", subset="first:96"),
@@ -246,7 +248,6 @@ def test_a_noise_model_that_the_objective_cannot_use_is_refused_first(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     ("objective", "kind"),
@@ -272,6 +273,18 @@ def test_every_precision_trains_and_is_loaded(
     assert len(smoothed.predict(torch.rand(1, 1, 28, 28), n=64, seed=0)) == 1
 
 
+def test_low_precision_with_a_generator_needs_one_process() -> None:
+    low = TrainingSettings(precision="bf16-true")
+    trained = GeneratedNoise(CoarseGenerator(1, 0.2, 0.4))
+    with pytest.raises(ConcertError, match=r"use bf16-mixed, or training\.devices 1"):
+        check_precision(low, trained, processes=2)
+    check_precision(low, trained, processes=1)
+    check_precision(low, IsotropicNoise(0.25), processes=2)
+    for precision in ("32-true", "64-true", "bf16-mixed"):
+        check_precision(TrainingSettings(precision=precision), trained, processes=2)
+
+
+@pytest.mark.slow
 def test_a_compiled_classifier_ends_near_the_eager_one_with_the_same_keys(tmp_path: Path) -> None:
     train(QUERIED, tmp_path / "eager")
     compiled = replace(QUERIED, training=replace(QUERIED.training, compile=True))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from concert.building import build_base, build_noise, build_objective, describe
 from concert.classifiers import Denoised
-from concert.config import Recipe
+from concert.config import Recipe, TrainingSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
@@ -100,6 +100,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     noise.accept(images.images(chosen[:1].tolist()))
     check_classifier(classifier.eval(), torch.zeros((2, *images.shape)), images.num_classes)
     objective.check(noise)
+    check_precision(settings, noise, fabric.world_size)
     if objective.start_epoch >= settings.epochs:
         log.warning(
             "only the classification loss is trained: objective.start_epoch %d is not reached in "
@@ -196,10 +197,24 @@ def distributed(fabric: Fabric, classifier: nn.Module, noise: NoiseModel) -> tup
     if not any(True for _ in noise.parameters()):
         return f, noise.to(fabric.device)
     g = fabric.setup_module(noise)
-    noise.float()  # noise is made and added in float32, whatever the classifier's precision
+    noise.float()  # noise is made and added in float32, whatever the classifier's weights are
     for method in ("copies", "copies_from", "instability"):
         g.mark_forward_method(method)
     return f, g
+
+
+def check_precision(settings: TrainingSettings, noise: NoiseModel, processes: int) -> None:
+    """Refuse weights of low precision where a trained generator is shared by processes.
+
+    Fabric would then cast to that precision whatever the generator is given.
+    """
+    low = settings.precision.endswith("-true") and not settings.precision.startswith(("32", "64"))
+    if low and processes > 1 and any(True for _ in noise.parameters()):
+        mixed = settings.precision.replace("true", "mixed")
+        raise ConcertError(
+            f"training.precision {settings.precision} with a generator needs a single process: use "
+            f"{mixed}, or training.devices 1"
+        )
 
 
 def share_of(batch: Tensor, fabric: Fabric) -> Tensor:

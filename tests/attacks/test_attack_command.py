@@ -72,7 +72,7 @@ def test_attacked_certified_and_reported(
     assert {path.suffix for path in report.glob("attacks.*")} == {".txt", ".csv", ".md", ".tex"}
 
     told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))
-    assert told["method"] == "shadow"
+    assert told["attack"]["method"] == "shadow"
     assert told["images"] == 4
     assert -1 <= told["mean"] <= 1
     assert told["low"] is told["high"] is None, "four images have no interval"

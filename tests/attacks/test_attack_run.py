@@ -131,14 +131,14 @@ def test_what_the_smoothed_classifier_said_before_is_kept(images: ImageSet, tmp_
 
 
 def test_settings_are_told_beside_the_references() -> None:
-    shadow = settings_of("shadow", lambda_c=60.0).described()
-    assert shadow["reference"]["steps"] == 300
-    assert shadow["reference"]["lambda_c"] == 1.0
-    assert "lambda_tv" not in shadow["reference"]
-    base = settings_of("cadv").described()
-    assert base["arguments"]["draws"] == 1, "without noise there is nothing to draw"
-    assert "draws" not in base["reference"]
-    assert settings_of("cadv", draws=9).described() == base
+    reference = settings_of("shadow", lambda_c=60.0).reference()
+    assert (reference["steps"], reference["draws"], reference["lambda_c"]) == (300, 400, 1.0)
+    assert "lambda_tv" not in reference
+    assert AttackSettings("pgd", method_arguments("pgd", "reference", {})).reference() == {}
+    base = settings_of("cadv")
+    assert base.described()["arguments"]["draws"] == 1, "without noise there is nothing to draw"
+    assert "draws" not in base.reference()
+    assert settings_of("cadv", draws=9).described() == base.described()
 
 
 def test_caveats_of_the_data_stay(smoothed: SmoothedClassifier, tmp_path: Path) -> None:

@@ -22,11 +22,20 @@ def test_in_linf_it_is_the_nearest_within_the_bound() -> None:
 
 
 def test_in_l2_what_is_left_goes_where_it_gains_most() -> None:
-    """Whole parts 2, 0, 0, 0 have the square 4; 6.5 leaves two steps of one, for 0.9 and -0.8."""
+    """Whole parts 2, 0, 0, 0 have the square 4; 5.96 leaves one step, for 0.9 and not for -0.8."""
     steps = torch.tensor([2.1, 0.9, -0.8, 0.3]).reshape(1, 1, 2, 2)
-    assert whole_steps(steps, "l2", 6.5**0.5).flatten().tolist() == [2.0, 1.0, -1.0, 0.0]
-    # From 2 to 3 costs 5 in squared norm, for a tenth of a step.
-    assert whole_steps(steps, "l2", 100.0).flatten().tolist() == [3.0, 1.0, -1.0, 1.0]
+    assert whole_steps(steps, "l2", 100.0).flatten().tolist() == [2.0, 1.0, 0.0, 0.0]
+    larger = torch.tensor([2.1, 0.9, -0.9, 0.4]).reshape(1, 1, 2, 2)
+    # 6.19 leaves two. From 2 to 3 would cost 5, for a tenth of a step.
+    assert whole_steps(larger, "l2", 100.0).flatten().tolist() == [2.0, 1.0, -1.0, 0.0]
+    assert whole_steps(larger, "l2", 5.5**0.5).flatten().tolist() == [2.0, 1.0, 0.0, 0.0]
+
+
+def test_a_perturbation_inside_the_ball_does_not_grow() -> None:
+    steps = torch.full((1, 3, 4, 4), 0.2)
+    whole = whole_steps(steps, "l2", 1000.0)
+    assert float(whole.norm()) <= float(steps.norm())
+    assert float(whole.norm()) > 0
 
 
 @settings(deadline=None, max_examples=50)
@@ -52,10 +61,7 @@ def test_it_never_exceeds_the_bound_and_uses_it(seed: int, bound: float) -> None
 
 
 def test_images_do_not_share_a_bound() -> None:
-    steps = torch.stack([torch.full((1, 2, 2), 0.5), torch.full((1, 2, 2), 1.0)])
-    whole = whole_steps(steps, "l2", 2.0)
-    assert whole.flatten(1).norm(dim=1).tolist() == [2.0, 2.0]
     steps = torch.stack([torch.full((1, 2, 2), 0.5), torch.tensor([[[1.7, 0.0], [0.0, 0.9]]])])
     whole = whole_steps(steps, "l2", 2.0)
-    assert whole[0].flatten().tolist() == [1.0] * 4
+    assert whole.square().flatten(1).sum(dim=1).tolist() == [1.0, 2.0]
     assert whole[1].flatten().tolist() == [1.0, 0.0, 0.0, 1.0]

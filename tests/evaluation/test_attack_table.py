@@ -76,6 +76,9 @@ def test_images_that_were_right_before_are_told_apart(attacked_log: MakeLog) -> 
     (told,) = (note for note in notes if "before the attack (" in note)
     assert told.startswith("run: its smoothed classifier was right on 3 of 4 images")
     assert any("answered wrong anyway" in note for note in notes)
+    fixed = attack_notes([attacked_log("cifar10, shadow", method="shadow", name="s")])
+    assert not any("answered wrong anyway" in note for note in fixed)
+    assert any("compare models by the column of all images" in note for note in fixed)
 
 
 def test_intervals_are_exact() -> None:
@@ -149,8 +152,7 @@ def test_the_notes_say_how_the_images_were_attacked(make_log: MakeLog) -> None:
                 "l2": [0.1, 0.2],
                 "index": index,
                 "clean_predict": [3, 3],
-                "clean_vote": [3, 3],
-                "reference": {"steps": 20},
+                "reference": {"steps": 20, "step_size": None},
                 "weights": "aa",
                 "noise": {"kind": "isotropic", "sigma": 0.25},
             },
@@ -165,7 +167,7 @@ def test_the_notes_say_how_the_images_were_attacked(make_log: MakeLog) -> None:
     assert any(note.startswith("a: its smoothed classifier was right on 1 of 2") for note in notes)
     assert (
         "a; c: attacked with method pgd, targets none, against deployed, epsilon 0.5 (the "
-        "reference preset has steps 20)."
+        "reference preset has steps 20, no step_size)."
     ) in notes
     assert any(note.startswith("b: attacked with method pgd, targets 3") for note in notes)
     assert "The attacks are not of the same clean images: rows differ by that too." in notes

@@ -102,8 +102,8 @@ class AttackRecord:
         before = attack_description(self.folder)
         if before.get("identity") != self.description["identity"]:
             raise ConcertError(
-                f"{self.folder} holds an attack on another model or with other settings: give "
-                "another --out, or delete it"
+                f"{self.folder} holds an attack on another model, with other settings or of "
+                "another version of concert: give another --out, or delete it"
             )
         for path in [self.file] if self.file.exists() else self._parts():
             try:

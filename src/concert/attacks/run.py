@@ -100,7 +100,8 @@ def attack_data(
             on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
         if not record.finished:
             rows = [record.rows[index] for index in indices]
-            record.finish(images.class_names, attack, summarize(rows, images))
+            told = attack | {"reference": settings.reference()}
+            record.finish(images.class_names, told, summarize(rows, images))
         summary: dict[str, Any] = record.description["result"]
     return summary
 

@@ -46,28 +46,27 @@ class AttackSettings:
     images_per_batch: int = 0
 
     def described(self) -> dict[str, Any]:
-        """As an attack's folder has it, whatever the model and the images.
-
-        "reference" has the reference preset's values where others are used.
-        """
+        """As an attack's folder has it, whatever the model and the images."""
         used = {name: named(value) for name, value in self.arguments.items()}
-        chosen = ["against", "colorizer"]
         if used["against"] == "base":
             used["draws"] = 1  # without noise there is nothing to draw
-            chosen.append("draws")
-        reference = method_arguments(self.method, "reference", {})
         return {
             "method": self.method,
             "targets": self.targets,
             "against": self.arguments["against"],
             "arguments": used,
-            "reference": {
-                name: value
-                for name, value in reference.items()
-                if name not in chosen and value != used[name]
-            },
             "seed": self.seed,
             "subset": self.subset,
+        }
+
+    def reference(self) -> dict[str, Any]:
+        """The reference preset's values of the arguments that this attack has others of."""
+        used = self.described()["arguments"]
+        chosen = {"against", "colorizer"} | ({"draws"} if used["against"] == "base" else set())
+        return {
+            name: value
+            for name, value in method_arguments(self.method, "reference", {}).items()
+            if name not in chosen and value != used[name]
         }
 
     def check(self, shape: Sequence[int], num_classes: int) -> None:

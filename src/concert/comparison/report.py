@@ -178,7 +178,7 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
                 "sigma": label.sigma,
                 "method": label.method,
                 "generator": str(noise.get("generator", "")),
-                "copies": getattr(build_objective(run.recipe.objective), "m", 1),
+                "copies": _copies(run),
                 "epochs": len(epochs),
                 "training images": int(epochs["images"].max()),
                 "training seconds": float(epochs["seconds"].sum()),
@@ -189,6 +189,13 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
             }
         )
     return pd.DataFrame(rows)
+
+
+def _copies(run: PlannedRun) -> int:
+    """Noisy copies of an image in a training step."""
+    objective = build_objective(run.recipe.objective)
+    first = getattr(objective, "train_copies", "all") == "first"
+    return 1 if first else int(getattr(objective, "m", 1))
 
 
 def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:

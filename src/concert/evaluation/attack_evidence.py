@@ -116,7 +116,7 @@ def attack_evidence(
     `start`: the images that the attack began with, if not the clean ones. Correlations of images
     that are left out are NaN. Raises ConcertError where fewer than two images can be used.
     """
-    parts = [clean[start : start + 64] for start in range(0, len(clean), 64)]
+    parts = [clean[row : row + 64] for row in range(0, len(clean), 64)]
     entropy = torch.cat([entropy_map(part, colorizer) for part in parts])
     changes, maps = (
         each.flatten(1).double().numpy() for each in (magnitude(clean, attacked), entropy)
@@ -229,7 +229,8 @@ def main(
     clean, attacked = images.clean, images.attacked
     network = build_colorizer(colorizer)
     evidence, each = attack_evidence(clean, attacked, network, seed, images.start)
-    text = json.dumps(told | {"colorizer": colorizer} | asdict(evidence), indent=2)
+    told = {"attack": told, "colorizer": colorizer, "seed": seed}
+    text = json.dumps(told | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")
         count = max(1, min(shown, len(clean)))

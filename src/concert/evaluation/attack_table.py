@@ -29,6 +29,13 @@ GRIDS: Final = {
 }
 
 
+# What cAdv's stop rule does to small perturbations.
+STOPS: Final = (
+    ", and it stops once the model is fooled, so that images which it answered wrong anyway are "
+    "perturbed least"
+)
+
+
 def attacked(log: LoadedLog) -> bool:
     """Whether a log is of attacked images."""
     return isinstance(log.run["info"].get("attack"), dict)
@@ -155,9 +162,9 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
         "the clean image's region.",
-        "An attack stops at what fools its model, so that images which it answered wrong anyway "
-        "are perturbed least, and each model chooses its own images for a tau: compare models by "
-        "the column of all images.",
+        "Each model's own attack decides which images are in its subsets"
+        f"{STOPS if _attack(logs[0])['method'] == 'cadv' else ''}: compare models by the column of "
+        "all images.",
     ]
     attacks: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
@@ -179,15 +186,21 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
 def strength(log: LoadedLog) -> str:
     """The settings of a log's attack in one line: what two attacks must share to be compared."""
     attack = _attack(log)
-    told = {name: attack[name] for name in ("method", "targets", "against") if name in attack}
+    told: dict[str, Any] = {
+        name: attack[name] for name in ("method", "targets", "against") if name in attack
+    }
     told |= {k: v for k, v in attack.get("arguments", {}).items() if k != "against"}
+    if attack["against"] == "base":
+        told.pop("draws", None)  # there is nothing to draw
     return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
 
 
 def _reference(log: LoadedLog) -> str:
     """What the reference preset has instead, in brackets; "" if it has the same."""
     instead = _attack(log).get("reference") or {}
-    values = ", ".join(f"{name} {value}" for name, value in instead.items())
+    values = ", ".join(
+        f"no {name}" if value is None else f"{name} {value}" for name, value in instead.items()
+    )
     return f" (the reference preset has {values})" if values else ""
 
 
@@ -214,7 +227,10 @@ def right_before(log: LoadedLog) -> NDArray[np.bool_] | None:
 
     By the most voted class of the attack's draws, without a test, so without abstaining.
     """
-    votes = _attack(log).get("clean_vote")
+    attack = _attack(log)
+    votes = attack.get("clean_vote")
+    if votes is None and attack["against"] != "base":
+        votes = attack.get("clean_predict")  # the same, in older folders
     if votes is None:
         return None
     chosen = np.asarray(votes, dtype=np.int64)[log.frame["idx"].to_numpy(np.int64)]

@@ -47,7 +47,7 @@ NOTES = [
     "through its own model; low, high: 95 % bootstrap interval over pairs. p: two-sided, of "
     "McNemar's exact test; a verdict is given where it is below 0.05, each row by itself, not "
     "corrected for their number. With a small tau these are the images that are easy to attack for "
-    "both, many of them answered wrong before: quote the row of all images.",
+    "both: quote the row of all images.",
 ]
 
 

@@ -20,12 +20,12 @@ from concert.evaluation.metrics import (
     share_interval,
 )
 from concert.evaluation.rendering import rounded_down
-from concert.evaluation.table_notes import stopped_on_grid
 from concert.evaluation.tables import (
     RowLabel,
     guarantees,
     require_one_dataset,
     row_labels,
+    stopped_on_grid,
 )
 from concert.log_reading import LoadedLog
 

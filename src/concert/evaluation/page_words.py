@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from math import isnan
+from math import isinf, isnan
 
 from concert.certificates import Guarantee
 from concert.evaluation import rendering, table_notes, tables
@@ -12,7 +12,6 @@ from concert.evaluation.attack_table import attacked
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
     abstention_rate,
-    amcr_interval,
     average_certified_radius,
     certified_at,
     share_interval,
@@ -80,17 +79,19 @@ def _statement(log: LoadedLog, name: str) -> dict[str, str]:
 
 def _radius_sentence(log: LoadedLog) -> str:
     radius = rendering.rounded_down(average_certified_radius(log.frame))
-    low, high = amcr_interval(log.frame)
-    if not isnan(low):
+    low, high = tables.amcr_ends(log)
+    if isinf(high):
+        interval = (
+            f", and at least {rendering.rounded_down(low)} by a 95 % bootstrap interval over images"
+        )
+    elif not isnan(low):
         ends = f"{rendering.rounded_down(low)} to {rendering.rounded_up(high)}"
         interval = f", with a 95 % bootstrap interval over images of {ends}"
     elif len(log.frame) < FEWEST_IMAGES:
         interval = " (too few images for an interval)"
     else:
         interval = " (the same for all images, so without an interval)"
-    caveat = (
-        f" (a lower bound: {table_notes.GRID_CAVEAT})" if table_notes.stopped_on_grid(log) else ""
-    )
+    caveat = f" (a lower bound: {table_notes.GRID_CAVEAT})" if tables.stopped_on_grid(log) else ""
     return f"The average certified radius is {radius}{interval}{caveat}."
 
 

@@ -15,14 +15,13 @@ import pandas as pd
 
 from concert.evaluation import attack_table
 from concert.evaluation.metrics import (
-    amcr_interval,
     average_certified_radius,
     certified_accuracy,
 )
-from concert.evaluation.rendering import rounded_down, rounded_up
-from concert.evaluation.table_notes import stopped_on_grid
+from concert.evaluation.rendering import interval
 from concert.evaluation.tables import (
     RowLabel,
+    amcr_ends,
     draws,
     require_one_dataset,
     row_labels,
@@ -59,11 +58,10 @@ def paper_table(number: int) -> pd.DataFrame:
 def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     """Each row of Table 1, 6 or 7, and below it the logs of the same method and noise.
 
-    Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval, of which a
-    log that stopped on a grid of radii has the lower end alone ("at least"). Logs of methods and
-    noise that the paper does not have come last. Concert's rows are by the box (`matches`), and
-    every log of it, whatever its certificate, stands below the paper's Concert: the column
-    `guarantee` tells them apart. None for data that the paper does not have.
+    Certified accuracy at the paper's radii and AMCR with its 95 % bootstrap interval (`amcr_ends`).
+    Logs of methods and noise that the paper does not have come last. Concert's rows are by the box
+    (`matches`), and every log of it, whatever its certificate, stands below the paper's Concert:
+    the column `guarantee` tells them apart. None for data that the paper does not have.
     """
     number = TABLE_OF.get(require_one_dataset(logs))
     if number is None:
@@ -172,18 +170,13 @@ def _papers_guarantee(row: pd.Series[Any]) -> str:
 
 
 def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str, object]:
-    low, high = amcr_interval(log.frame)
-    interval = "" if math.isnan(low) else f"[{rounded_down(low)}, {rounded_up(high)}]"
-    if stopped_on_grid(log):
-        # The resampled mean is that of the lower bounds.
-        interval = "" if math.isnan(low) else f"at least {rounded_down(low)}"
     accuracies = certified_accuracy(log.frame, [float(name) for name in radii])
     return (
         {"sigma": label.sigma, "method": label.method, "source": "here"}
         | {name: accuracies[i] for i, name in enumerate(radii)}
         | {
             "AMCR": average_certified_radius(log.frame),
-            "interval": interval,
+            "interval": interval(*amcr_ends(log)),
             "guarantee": label.guarantee,
             "certificate": label.certificate,
             "N": len(log.frame),

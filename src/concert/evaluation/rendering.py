@@ -6,6 +6,7 @@ abstentions and upper ends go up. Every form but CSV ends with one sentence per 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
@@ -17,14 +18,15 @@ from concert.evaluation.tables import JOINT
 
 _CONVENTION = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
-    "radius with its 95 % bootstrap interval over images, wrong and abstained images counting 0. "
-    "Accuracies and radii are rounded down."
+    "radius with its 95 % bootstrap interval over images (without an upper end where sampling "
+    "stopped on a grid of radii), wrong and abstained images counting 0. Accuracies and radii are "
+    "rounded down."
 )
 _CONVENTION_BESIDE_THE_PAPER = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
     "radius, wrong and abstained images counting 0; interval: its 95 % bootstrap interval over "
-    'images, or "at least" its lower end where sampling stopped on a grid of radii, which makes '
-    "AMCR itself too low. Accuracies, radii and lower ends are rounded down, upper ends up."
+    "images (without an upper end where sampling stopped on a grid of radii). Accuracies, radii "
+    "and lower ends are rounded down, upper ends up."
 )
 _NO_INTERVAL = (
     "An AMCR of fewer than 10 images, or of images that all have the same radius, has no interval."
@@ -42,6 +44,13 @@ def rounded_down(value: float, digits: int = 3) -> str:
 def rounded_up(value: float, digits: int = 3) -> str:
     """A number rounded towards plus infinity at `digits` decimals: 0.0001 is 0.001."""
     return _rounded(value, digits, ROUND_CEILING)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval rounded outwards; "" where there is none (NaN)."""
+    if math.isnan(low):
+        return ""
+    return f"[{rounded_down(low)}, {'inf' if math.isinf(high) else rounded_up(high)}]"
 
 
 def notes(table: pd.DataFrame, data_notes: Sequence[str] = ()) -> list[str]:
@@ -140,10 +149,7 @@ def _shown(table: pd.DataFrame) -> dict[str, list[str]]:
         elif name == "AMCR":
             ends = zip(column, table["AMCR low"], table["AMCR high"], strict=True)
             shown[name] = [
-                rounded_down(value)
-                if pd.isna(low)
-                else f"{rounded_down(value)} [{rounded_down(low)}, {rounded_up(high)}]"
-                for value, low, high in ends
+                f"{rounded_down(value)} {interval(low, high)}".rstrip() for value, low, high in ends
             ]
         elif name == "abstained (%)":
             shown[name] = [rounded_up(value, 1) for value in column]

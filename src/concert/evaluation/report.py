@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import isnan
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from concert.evaluation import attack_table, rendering, table_notes, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     abstention_rate,
-    amcr_interval,
     average_certified_radius,
     certified_accuracy,
     certified_at,
@@ -90,7 +89,7 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
     """Exact metrics with their 95 % intervals, per log, as JSON values.
 
     Accuracies have exact intervals of a share; AMCR has a bootstrap interval, null where there is
-    none.
+    none, its upper end also where sampling stopped on a grid of radii.
     """
     return {
         "data": tables.require_one_dataset(logs),
@@ -130,5 +129,5 @@ def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float])
 
 
 def _amcr(log: LoadedLog) -> dict[str, float | None]:
-    low, high = (None if isnan(end) else end for end in amcr_interval(log.frame))
+    low, high = (end if isfinite(end) else None for end in tables.amcr_ends(log))
     return {"value": average_certified_radius(log.frame), "low": low, "high": high}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from concert.evaluation.attack_table import attacked
-from concert.evaluation.tables import row_labels
+from concert.evaluation.tables import row_labels, stopped_on_grid
 from concert.log_reading import LoadedLog
 
 
@@ -24,11 +24,6 @@ GRID_NOTE: Final = (
     "With stopping grid an image stops as soon as it is settled at every radius of the grid: "
     "between these radii curves are lower than with all n draws, and so is AMCR."
 )
-
-
-def stopped_on_grid(log: LoadedLog) -> bool:
-    """Whether the log's images stopped early on a grid of radii, which makes AMCR a lower bound."""
-    return str(log.run["identity"].get("stopping", "")).startswith("grid")
 
 
 def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:

@@ -97,8 +97,8 @@ def comparison_table(
 ) -> pd.DataFrame:
     """Certified accuracy at each radius and AMCR, a row per log (Tables 1, 6 and 7).
 
-    Columns: sigma, method, one per radius, AMCR with its 95 % bootstrap interval (NaN where there
-    is none), guarantee, certificate, abstained (%), N images and n certifying draws. `radii`
+    Columns: sigma, method, one per radius, AMCR with its 95 % bootstrap interval (`amcr_ends`),
+    guarantee, certificate, abstained (%), N images and n certifying draws. `radii`
     defaults to `radius_grid`.
     Raises ConcertError for negative radii and for logs of different data sets.
     """
@@ -108,7 +108,7 @@ def comparison_table(
         raise ConcertError(f"radii must be finite and not negative, got {grid}")
     rows = []
     for log, label in zip(logs, row_labels(logs), strict=True):
-        low, high = amcr_interval(log.frame)
+        low, high = amcr_ends(log)
         accuracies = certified_accuracy(log.frame, grid)
         rows.append(
             {"sigma": label.sigma, "method": label.method}
@@ -165,6 +165,20 @@ def runtime_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def stopped_on_grid(log: LoadedLog) -> bool:
+    """Whether the log's images stopped early on a grid of radii, which makes AMCR a lower bound."""
+    return str(log.run["identity"].get("stopping", "")).startswith("grid")
+
+
+def amcr_ends(log: LoadedLog) -> tuple[float, float]:
+    """The interval of a log's AMCR with all draws; NaN where resampling tells nothing.
+
+    Where sampling stopped on a grid of radii only its lower end is known: the other is infinite.
+    """
+    low, high = amcr_interval(log.frame)
+    return low, math.inf if stopped_on_grid(log) and not math.isnan(low) else high
 
 
 def draws(log: LoadedLog) -> int | None:
