@@ -74,9 +74,14 @@ def test_attacked_certified_and_reported(
     told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))
     assert told["attack"]["method"] == "shadow"
     assert told["images"] == 4
-    assert -1 <= told["mean"] <= 1
-    assert told["low"] is told["high"] is None, "four images have no interval"
+    correlation = told["correlation"]
+    assert -1 <= correlation["mean"] <= 1
+    assert correlation["low"] is correlation["high"] is None, "four images have no interval"
     assert json.loads((tmp_path / "evidence" / "evidence.json").read_text()) == told
+    each = list(csv.DictReader((tmp_path / "evidence" / "evidence.csv").open()))
+    assert len(each) == 4
+    mean = sum(float(row["correlation"]) for row in each) / 4
+    assert mean == pytest.approx(correlation["mean"], abs=1e-6)
     assert (tmp_path / "evidence" / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
 

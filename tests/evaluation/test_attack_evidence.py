@@ -13,6 +13,7 @@ from torch import Tensor
 from concert.colorization import entropy_map, load_colorizer
 from concert.errors import ConcertError
 from concert.evaluation.attack_evidence import (
+    Average,
     attack_evidence,
     derangement,
     evidence_figure,
@@ -38,14 +39,14 @@ def test_perturbations_shaped_by_the_entropy_are_told_from_the_control() -> None
     clean = pictures()
     entropy = entropy_map(clean, COLORIZER)
     found, each = attack_evidence(clean, clean + 0.1 * entropy**2, COLORIZER)
-    assert found.mean == pytest.approx(1.0, abs=1e-4)
+    assert found.correlation.mean == pytest.approx(1.0, abs=1e-4)
     assert found.positive == 1.0
     assert (found.images, found.constant) == (12, 0)
-    assert found.difference_low > 0.3
-    assert found.control < 0.6
+    assert found.difference.low > 0.3
+    assert found.control.mean < 0.6
     assert len(each) == 12
     opposite, _ = attack_evidence(clean, clean + 0.1 * (1 - entropy), COLORIZER)
-    assert opposite.mean == pytest.approx(-1.0, abs=1e-4)
+    assert opposite.correlation.mean == pytest.approx(-1.0, abs=1e-4)
     assert opposite.positive == 0.0
 
 
@@ -54,8 +55,8 @@ def test_noise_follows_nothing() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     found, _ = attack_evidence(clean, clean + 0.1 * noise, COLORIZER)
     # 1,024 pixels, 12 images: the standard error of the mean is 0.009.
-    assert abs(found.mean) < 0.04
-    assert found.difference_low < 0 < found.difference_high
+    assert abs(found.correlation.mean) < 0.04
+    assert found.difference.low < 0 < found.difference.high
 
 
 def test_images_without_a_perturbation_are_left_out_and_counted() -> None:
@@ -75,15 +76,17 @@ def test_what_was_there_before_the_first_step_is_a_control() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
     start = clean + 0.1 * entropy_map(clean, COLORIZER)
     found, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER, start=start)
-    assert found.start == pytest.approx(1.0, abs=1e-4)
-    assert found.mean > 0.3
-    assert found.difference_low > 0, "the shuffled control does not see it"
-    assert found.own_low < 0 < found.own_high
-    assert found.gained_high < 0
+    assert found.start.mean == pytest.approx(1.0, abs=1e-4)
+    assert found.correlation.mean > 0.3
+    assert found.difference.low > 0, "the shuffled control does not see it"
+    assert found.own.low < 0 < found.own.high
+    assert found.gained.high < 0
     whole, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER)
-    assert (whole.mean, whole.start, whole.own, whole.gained) == (found.mean, None, None, None)
+    assert whole.correlation == found.correlation
+    assert (whole.start, whole.own, whole.gained) == (None, None, None)
     still, _ = attack_evidence(clean, start, COLORIZER, start=start)
-    assert (still.own, still.gained) == (None, 0.0)
+    assert still.own is None
+    assert still.gained == Average(0.0, 0.0, 0.0)
 
 
 def test_no_image_is_its_own_control() -> None:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from concert.colorization import build_colorizer, entropy_map
 from concert.data.floats import ATTACK_FILE, CLEAN, START, attack_description, numbers_of
 from concert.errors import ConcertError
+from concert.evaluation import rendering
 from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
 from concert.files import write_atomically
@@ -40,40 +42,36 @@ TOLD: Final = ("method", "against", "targets", "arguments", "seed", "weights", "
 
 
 @dataclass(frozen=True)
+class Average:
+    """A mean over images with its 95 % bootstrap interval, None for fewer than 10 images."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Spearman correlations of perturbation magnitudes with entropy maps over a set of images.
 
-    mean: over images, with its 95 % bootstrap interval low, high, which fewer than 10 images do not
-    have (None). control: the same against another image's entropy map. difference: mean of the
-    two's difference, paired by image. positive: share of images with a positive correlation.
-    images: used; constant: left out, because a map or the perturbation is constant.
+    correlation: of the perturbation with the image's own map. control: with another image's.
+    difference: of the two, paired by image. positive: share of images whose correlation is
+    positive. images: used; constant: left out, because a map or the perturbation is constant.
 
-    Of an attack that does not begin at the clean image, else None: start: mean of what is there
-    before the first step. own: of the change from there. gained: mean of the whole perturbation's
-    correlation less that of the start, paired by image.
+    Of an attack that does not begin at the clean image, else None: start: of what is there before
+    the first step. own: of the change from there. gained: the whole perturbation's correlation less
+    that of the start, paired by image.
     """
 
     images: int
     constant: int
-    mean: float
-    low: float | None
-    high: float | None
     positive: float
-    control: float
-    control_low: float | None
-    control_high: float | None
-    difference: float
-    difference_low: float | None
-    difference_high: float | None
-    start: float | None = None
-    start_low: float | None = None
-    start_high: float | None = None
-    own: float | None = None
-    own_low: float | None = None
-    own_high: float | None = None
-    gained: float | None = None
-    gained_low: float | None = None
-    gained_high: float | None = None
+    correlation: Average
+    control: Average
+    difference: Average
+    start: Average | None = None
+    own: Average | None = None
+    gained: Average | None = None
 
 
 @dataclass(frozen=True)
@@ -128,37 +126,39 @@ def attack_evidence(
             "fewer than two images have a perturbation and an entropy map that vary: attack more"
         )
     control = spearman_rows(changes[used], maps[used][derangement(int(used.sum()), seed)])
-    begun: dict[str, Any] = {}
+    evidence = Evidence(
+        images=int(used.sum()),
+        constant=int((~used).sum()),
+        positive=float((each[used] > 0).mean()),
+        correlation=_average(each[used], seed),
+        control=_average(control, seed),
+        difference=_average(each[used] - control, seed),
+    )
     if start is not None:
         before, own = (
             spearman_rows(magnitude(*pair).flatten(1).double().numpy(), maps)
             for pair in ((clean, start), (start, attacked))
         )
-        begun |= _named("start", before, seed) | _named("own", own, seed)
-        begun |= _named("gained", each - before, seed)
-    return Evidence(
-        images=int(used.sum()),
-        constant=int((~used).sum()),
-        **_named("", each, seed),
-        positive=float((each[used] > 0).mean()),
-        **_named("control", control, seed),
-        **_named("difference", each[used] - control, seed),
-        **begun,
-    ), each
+        evidence = replace(
+            evidence,
+            start=_average_if_any(before, seed),
+            own=_average_if_any(own, seed),
+            gained=_average_if_any(each - before, seed),
+        )
+    return evidence, each
 
 
-def _named(name: str, values: Floats, seed: int) -> dict[str, Any]:
-    """The mean of the values that are numbers and its interval, as fields; None without values."""
-    values, prefix = values[np.isfinite(values)], f"{name}_" if name else ""
-    if not len(values):
-        return {}
+def _average(values: Floats, seed: int) -> Average:
     interval = bootstrap(values, seed)
-    enough = len(values) >= FEWEST_IMAGES
-    return {
-        name or "mean": float(interval.value),
-        f"{prefix}low": float(interval.low) if enough else None,
-        f"{prefix}high": float(interval.high) if enough else None,
-    }
+    if len(values) < FEWEST_IMAGES:
+        return Average(float(interval.value), None, None)
+    return Average(float(interval.value), float(interval.low), float(interval.high))
+
+
+def _average_if_any(values: Floats, seed: int) -> Average | None:
+    """Of the values that are numbers; None if none is."""
+    known = values[np.isfinite(values)]
+    return _average(known, seed) if len(known) else None
 
 
 def evidence_figure(
@@ -224,7 +224,10 @@ def main(
     shown: int = 6,
     seed: int = 0,
 ) -> str:
-    """The evidence of an attack as JSON; with `out` also DIR/evidence.json and DIR/evidence.png."""
+    """The evidence of an attack as JSON; with `out` also DIR/evidence.{json,csv,png}.
+
+    evidence.csv has the correlation of each image, empty where it was left out.
+    """
     images, told = read_images(attack), told_of(read_attack(attack))
     clean, attacked = images.clean, images.attacked
     network = build_colorizer(colorizer)
@@ -233,6 +236,8 @@ def main(
     text = json.dumps(told | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")
+        rows = pd.DataFrame({"index": images.numbers, "correlation": each})
+        write_atomically(out / "evidence.csv", rendering.to_csv(rows))
         count = max(1, min(shown, len(clean)))
         figure = evidence_figure(clean[:count], attacked[:count], network, each[:count].tolist())
         write_atomically(out / "evidence.png", figure)
