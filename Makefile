@@ -52,7 +52,7 @@ wheel: $(VENV)/.installed-dev
 	&& $(BIN)/python -m venv "$$folder/venv" \
 	&& "$$folder/venv/bin/python" -m pip install --quiet -c constraints.txt dist/*.whl \
 	&& cd "$$folder" && venv/bin/concert demo --quick \
-	&& venv/bin/python -c 'from concert.recipes import recipe_names; assert recipe_names()'
+	&& venv/bin/python -c 'from concert.recipes.shipped import recipe_names; assert recipe_names()'
 
 clean:
 	rm -rf $(VENV) dist build docs/_build concert-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

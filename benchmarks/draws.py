@@ -32,9 +32,9 @@ from concert.engines.torch_engines import noisy_probe
 from concert.generator import CoarseGenerator
 from concert.memory import keep_large_blocks
 from concert.noise import NoiseModel
-from concert.sampling import Sampler, SamplingSettings
+from concert.sampling.sampler import Sampler, SamplingSettings
+from concert.sampling.votes import Request
 from concert.streams import Domain, Stream
-from concert.votes import Request
 
 SHAPES = {
     "lenet": (1, 28, 28),

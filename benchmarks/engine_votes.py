@@ -27,8 +27,8 @@ from concert.engines.choice import ENGINES, build_engine, read_choice
 from concert.memory import keep_large_blocks
 from concert.noise import NoiseModel
 from concert.runs import load
+from concert.sampling.votes import ballots
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream
-from concert.votes import ballots
 
 BATCH = 64
 CALIBRATION = 512

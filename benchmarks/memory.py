@@ -18,11 +18,11 @@ import torch
 from jsonargparse import auto_cli
 
 from concert import QueriedNoise
+from concert.certification.procedure import Procedure
 from concert.classifiers import build_classifier
 from concert.generator import CoarseGenerator
 from concert.memory import keep_large_blocks
-from concert.procedure import Procedure
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 

@@ -26,9 +26,9 @@ def certifying(
     """`certify` of all images of the subset; one unit is an image."""
     if code:
         sys.path.insert(0, code)
+    from concert.certification.procedure import Procedure
     from concert.data import load_images, subset_indices
     from concert.memory import keep_large_blocks
-    from concert.procedure import Procedure
     from concert.runs import load
 
     keep_large_blocks()

@@ -17,9 +17,9 @@ from draws import SHAPES, network_of, noise_of
 from jsonargparse import auto_cli
 
 from concert.memory import keep_large_blocks
-from concert.sampling import Sampler, SamplingSettings
+from concert.sampling.sampler import Sampler, SamplingSettings
+from concert.sampling.votes import Request
 from concert.streams import Domain, Stream
-from concert.votes import Request
 
 
 class Clock:

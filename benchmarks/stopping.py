@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 from jsonargparse import auto_cli
 
-from concert.config import DataSettings
+from concert.certification.procedure import Procedure
+from concert.certification.selection import Selection, select
+from concert.certification.stopping import Stages, StoppingRule, staging_loss
+from concert.certification.tally import Tally
 from concert.data import ImageSet, load_images, subset_indices
 from concert.memory import keep_large_blocks
-from concert.mixing import Case, Steps
-from concert.procedure import Procedure
+from concert.recipes.config import DataSettings
 from concert.runs import load, read_description
-from concert.sampling import Sampler
-from concert.selection import Selection, select
+from concert.sampling.mixing import Case, Steps
+from concert.sampling.sampler import Sampler
+from concert.sampling.votes import Request, Votes
 from concert.smoothing import SmoothedClassifier
-from concert.stopping import Stages, StoppingRule, staging_loss
 from concert.streams import Domain, Stream
-from concert.tally import Tally
-from concert.votes import Request, Votes
 
 
 def looks(sampler: Sampler, index: int, procedure: Procedure) -> Steps[tuple[Selection, list[Any]]]:

@@ -19,7 +19,6 @@ from jsonargparse import auto_cli
 from peers import PlainLeNet, macer_step
 
 from concert import IsotropicNoise, QueriedNoise
-from concert.config import TrainingSettings
 from concert.generator import CoarseGenerator
 from concert.memory import channels_last, keep_large_blocks
 from concert.noise import NoiseModel
@@ -31,7 +30,8 @@ from concert.objectives import (
     Objective,
     SmoothAdvObjective,
 )
-from concert.training_state import make_optimizer
+from concert.recipes.config import TrainingSettings
+from concert.training.state import make_optimizer
 
 ATTACK_STEPS = 2
 # Also timed without the allocator setting of `concert train`.

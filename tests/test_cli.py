@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from concert.certification.stopping import Stages, staging_loss
 from concert.cli import main
-from concert.log_reading import read_log
-from concert.stopping import Stages, staging_loss
+from concert.records.reading import read_log
 
 COHEN = {
     "data": {"name": "digits", "subset": "first:256"},

@@ -171,7 +171,7 @@ def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
 
 def test_a_test_that_is_not_there_is_noticed() -> None:
     with pytest.raises(AssertionError, match="no_such_test"):
-        check_module_line(".venv/bin/python -m pytest tests/test_noise.py::no_such_test")
+        check_module_line(".venv/bin/python -m pytest tests/noise/test_noise.py::no_such_test")
 
 
 def test_indented_commands_parse() -> None:
@@ -215,8 +215,8 @@ def test_named_tests_exist() -> None:
 def test_named_settings_exist_with_their_defaults() -> None:
     from inspect import signature
 
-    from concert.config import NoiseSettings, ObjectiveSettings, TrainingSettings
     from concert.objectives import ConcertObjective
+    from concert.recipes.config import NoiseSettings, ObjectiveSettings, TrainingSettings
 
     groups = {
         "noise": NoiseSettings,

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from concert import bounds
 from concert.certificates import Guarantee, isotropic_radius, normalized_radius
+from concert.certification.procedure import Procedure
 from concert.checks import check_images
 from concert.errors import ConcertError
-from concert.inference import full_precision
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
-from concert.procedure import Procedure
-from concert.records import ABSTAIN, Certification
-from concert.sampling import SamplingSettings
+from concert.records.record import ABSTAIN, Certification
+from concert.sampling.inference import full_precision
+from concert.sampling.sampler import SamplingSettings
+from concert.sampling.votes import Request, Votes
 from concert.smoothing import SmoothedClassifier, decide
 from concert.streams import Domain, Stream
-from concert.votes import Request, Votes
 
 SHAPE = (1, 2, 3)
 SIGMA = 0.5

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, GridNoise, IsotropicNoise, NoiseModel, QueriedNoise
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import Averaging, SoftSettings, SoftVotes
 

@@ -11,9 +11,9 @@ from concert.noise import (
     QueriedNoise,
     StaticNoise,
 )
-from concert.records import Certification
+from concert.records.record import Certification
 from concert.runs import load
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 __all__ = [

@@ -109,7 +109,7 @@ def _usage() -> str:
 
 def _config_flag(argv: list[str]) -> list[str]:
     """`concert train CONFIG ...`: the first argument that is neither a flag nor a flag's value."""
-    from concert.recipes import find_recipe, recipe_names
+    from concert.recipes.shipped import find_recipe, recipe_names
 
     if any(flag.split("=")[0] in ("-h", "--help", "--config") for flag in argv):
         return argv

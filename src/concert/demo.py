@@ -12,22 +12,22 @@ from rich.console import Console
 from concert.colorization import load_colorizer
 from concert.commands.certify import certify_with_display
 from concert.commands.train import train_with_display
-from concert.config import (
+from concert.data import load_images
+from concert.errors import INTERRUPTED
+from concert.evaluation.certify import CertifySettings
+from concert.evaluation.explain.entropy_figure import entropy_figure
+from concert.evaluation.explain.figure import rendered
+from concert.evaluation.explain.gallery import gallery
+from concert.evaluation.page.page import PageExtras
+from concert.evaluation.report import write_report
+from concert.recipes.config import (
     DataSettings,
     NoiseSettings,
     ObjectiveSettings,
     Recipe,
     TrainingSettings,
 )
-from concert.data import load_images
-from concert.errors import INTERRUPTED
-from concert.evaluation.certify import CertifySettings
-from concert.evaluation.entropy_figure import entropy_figure
-from concert.evaluation.explain_figure import rendered
-from concert.evaluation.gallery import gallery
-from concert.evaluation.page import PageExtras
-from concert.evaluation.report import write_report
-from concert.log_reading import read_log
+from concert.records.reading import read_log
 from concert.runs import load
 
 

@@ -22,12 +22,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from concert.building import Description, build_base, build_noise
 from concert.engines import read_choice
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.noise import NoiseModel
-from concert.sampling import SamplingSettings
+from concert.recipes.building import Description, build_base, build_noise
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 FORMAT: Final = 1

@@ -1,7 +1,8 @@
 """The smoothed classifier: prediction and certification (the paper's Algorithm 2, Cohen et al.
 2019).
 
-What certifies one image is in `concert.certifying`; here are the model, and many images.
+What certifies one image is in `concert.certification.certifying`; here are the model, and many
+images.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from concert import bounds
-from concert.certifying import certification
+from concert.certification.certifying import certification
+from concert.certification.procedure import Procedure
 from concert.checks import check_images, check_indices, check_prediction
 from concert.engines import EngineChoice
 from concert.errors import ConcertError
-from concert.mixing import Case, answer
 from concert.noise import NoiseModel
-from concert.procedure import Procedure
-from concert.records import ABSTAIN, Certification
-from concert.sampling import Sampler, SamplingSettings
+from concert.records.record import ABSTAIN, Certification
+from concert.sampling.mixing import Case, answer
+from concert.sampling.sampler import Sampler, SamplingSettings
+from concert.sampling.votes import Request, Votes
 from concert.soft_votes import SoftSettings, soft_log_votes
 from concert.streams import Domain, Stream, fresh_seed
-from concert.votes import Request, Votes
 
 _BUILDING: Final = threading.Lock()
 
@@ -192,7 +193,8 @@ class SmoothedClassifier(nn.Module):
 
         `alpha` is the probability, per image, that the statement is wrong. `indices` are the
         images' numbers in their data set and address their noise; they default to 0, 1, ...
-        `stopping` is "full" (all n draws), "relative:EPS" or "grid:R,R,...": `concert.stopping`.
+        `stopping` is "full" (all n draws), "relative:EPS" or "grid:R,R,...", as
+        `concert.certification.stopping` says.
         `certificate` "queried" adds the ellipsoid; its map comes from `n_select` generator passes.
 
         It abstains where no bound exceeds 1/2, as Cohen et al. 2019. A bound above 1/2 whose
@@ -212,7 +214,7 @@ class SmoothedClassifier(nn.Module):
 
         `images`: a batch (B, C, H, W), checked before any draw is made, or images (C, H, W) one
         after the other, which are taken when there is room for them; those need `indices`. Several
-        images are under way at once, so their seconds are shares: `concert.mixing.Work`.
+        images are under way at once, so their seconds are shares: `concert.sampling.mixing.Work`.
         """
         procedure.check(self.noise)
         if isinstance(images, Tensor):

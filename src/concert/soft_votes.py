@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from concert.checks import check_counts
 from concert.errors import ConcertError
-from concert.inference import dtype_of
 from concert.memory import channels_last
 from concert.noise import NoiseModel
-from concert.noisy_copies import draw_normals, noisy_logits, select_draws
+from concert.sampling.inference import dtype_of
+from concert.sampling.noisy_copies import draw_normals, noisy_logits, select_draws
 from concert.streams import Domain, Stream, fresh_seed
 
 if TYPE_CHECKING:
-    from concert.sampling import Sampler
+    from concert.sampling.sampler import Sampler
     from concert.smoothing import SmoothedClassifier
 
 # How the log-probabilities of an image's copies are averaged; the words of the objectives.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from concert.noise import NoiseModel
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 SHAPE = (3, 8, 8)

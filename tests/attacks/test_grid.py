@@ -57,7 +57,8 @@ def test_it_never_exceeds_the_bound_and_uses_it(seed: int, bound: float) -> None
         if bool(rest.any()) and not bool(used.any()):
             ratio = (steps[row].abs() - lower[row]) / (2 * lower[row] + 1)
             first = int(ratio.masked_fill(~rest, -1.0).argmax())
-            assert squares[row] + 2 * float(lower[row].flatten()[first]) + 1 > bound**2
+            least = min(bound**2, float(steps[row].double().square().sum()))
+            assert squares[row] + 2 * float(lower[row].flatten()[first]) + 1 > least
 
 
 def test_images_do_not_share_a_bound() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from concert.noise import NoiseModel
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 LOW, HIGH = 0.25, 0.5

@@ -19,7 +19,7 @@ from concert.noise import (
     QueriedNoise,
     StaticNoise,
 )
-from concert.records import Certification
+from concert.records.record import Certification
 from concert.smoothing import SmoothedClassifier
 
 QUICK = AuditSettings(starts=5, steps=8, draws=64, n0=400, n=4000, seed=3)

@@ -13,8 +13,8 @@ from concert.auditing.claims import claimed_region
 from concert.errors import ConcertError
 from concert.generator import build_generator
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
-from concert.records import COLUMNS, Certification, format_row, parse_cells
-from concert.sampling import SamplingSettings
+from concert.records.record import COLUMNS, Certification, format_row, parse_cells
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 SHAPE = (1, 8, 8)

@@ -19,13 +19,13 @@ from concert.auditing import AuditSettings
 from concert.auditing.record import COLUMNS
 from concert.auditing.run import AuditProgress, AuditResult, audit_log, find_log, summarize
 from concert.certificates import Guarantee
-from concert.certification_log import CertificationLog
 from concert.data import ImageSet
 from concert.errors import ConcertError
-from concert.log_reading import LoadedLog, read_log
 from concert.noise import IsotropicNoise
+from concert.records.log import CertificationLog
+from concert.records.reading import LoadedLog, read_log
 from concert.runs import weights_file
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 SHAPE = (1, 4, 4)

@@ -19,8 +19,8 @@ from concert.auditing.verdict import (
     rival_p_value,
     share_margin,
 )
+from concert.sampling.votes import Request, Votes
 from concert.streams import Domain
-from concert.votes import Request, Votes
 
 
 @pytest.mark.parametrize(

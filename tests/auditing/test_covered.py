@@ -11,8 +11,8 @@ import torch
 from concert.auditing.covered import covered_images, main
 from concert.cli import main as command
 from concert.errors import ConcertError
-from concert.log_reading import read_log
 from concert.noise import BandedNoise
+from concert.records.reading import read_log
 from concert.runs import load
 
 SMALL = ["--subset", "first:6", "--n", "500", "--n0", "64", "--alpha", "0.01"]

@@ -16,7 +16,7 @@ from concert.auditing.unstable import Tuning, tune
 from concert.errors import ConcertError
 from concert.generator.box import gate
 from concert.noise import GeneratedNoise, IsotropicNoise
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 

@@ -10,10 +10,16 @@ import torch
 
 from concert.colorization import CompactColorizer, build_colorizer, cached_entropy_maps
 from concert.colorization.build import check_colorizer, probe_picture
-from concert.config import DataSettings, ObjectiveSettings, Recipe, TrainingSettings, to_yaml
 from concert.errors import ConcertError
 from concert.parsers import Parser
-from concert.training import train
+from concert.recipes.config import (
+    DataSettings,
+    ObjectiveSettings,
+    Recipe,
+    TrainingSettings,
+    to_yaml,
+)
+from concert.training.loop import train
 
 
 class Gradient(torch.nn.Module):

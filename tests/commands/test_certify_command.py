@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from concert.building import Description, build_objective
 from concert.commands.certify import untrained_hint
 from concert.commands.train import parser, recipe_of
-from concert.recipes import find_recipe
+from concert.recipes.building import Description, build_objective
+from concert.recipes.shipped import find_recipe
 
 RUN = Path("some runs/own")
 

@@ -10,8 +10,8 @@ from written_runs import cut, write_log
 
 from concert.comparison.checks import check_subset_rule, shape_of
 from concert.comparison.spec import read_spec
-from concert.config import DataSettings
 from concert.errors import ConcertError
+from concert.recipes.config import DataSettings
 
 
 @pytest.mark.parametrize("rule", ["all", "first:500", "every:20", "random:50:7"])

@@ -13,10 +13,10 @@ from concert.commands.certify import parser as certify_parser
 from concert.comparison.given import flags
 from concert.comparison.spec import default_out, read_spec
 from concert.comparison.steps import steps_of
-from concert.config import Recipe
 from concert.errors import ConcertError
-from concert.recipes import recipes_folder, spec_names
-from concert.run_claim import claim_folder
+from concert.recipes.config import Recipe
+from concert.recipes.shipped import recipes_folder, spec_names
+from concert.training.run_claim import claim_folder
 
 
 def test_the_plan_is_common_settings_and_then_the_runs_own(folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from concert.certificates import Guarantee
-from concert.certification_log import CertificationLog
-from concert.records import Certification
+from concert.records.log import CertificationLog
+from concert.records.record import Certification
 
 IDENTITY = {
     "weights": "w",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from concert.building import Description, build_base
 from concert.noise import IsotropicNoise
+from concert.recipes.building import Description, build_base
 from concert.runs import save_model
 
 SHAPE = (1, 28, 28)

@@ -16,7 +16,7 @@ from concert.engines.choice import ENGINES
 from concert.engines.export import export_engine
 from concert.engines.torch_engines import check_drift, noisy_probe
 from concert.errors import ConcertError
-from concert.log_reading import read_log
+from concert.records.reading import read_log
 from concert.runs import load
 
 SHAPE = (1, 28, 28)

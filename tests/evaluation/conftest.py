@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from written_logs import log_maker
 
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from concert.evaluation.attack_table import (
     tau_grid,
 )
 from concert.evaluation.report import write_report
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 MakeLog = Callable[..., LoadedLog]
 

@@ -12,7 +12,7 @@ import pytest
 
 from concert.errors import ConcertError
 from concert.evaluation.attack_verdict import clean_indexed, common, exact_test, main, verdict_table
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 CERTIFIED, WRONG, RADIUS_0 = (3, 3, 0.4), (3, 5, 0.2), (3, 3, 0.0)
 

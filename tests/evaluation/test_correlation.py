@@ -10,7 +10,7 @@ from concert.colorization import entropy_map, load_colorizer
 from concert.errors import ConcertError
 from concert.evaluation.correlation import map_correlation
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 COLORIZER = load_colorizer()

@@ -8,7 +8,7 @@ import pytest
 
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import compare_ellipsoids
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 
 def test_the_comparison_by_hand(make_log: Callable[..., LoadedLog]) -> None:

@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
-from concert.building import Description
 from concert.errors import ConcertError
 from concert.evaluation.gradient_variance import classification_loss, gradient_variance, main
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise
+from concert.recipes.building import Description
 from concert.runs import save_model
 
 OWN = """

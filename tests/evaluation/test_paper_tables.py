@@ -16,7 +16,7 @@ from concert.evaluation.paper_tables import (
 )
 from concert.evaluation.rendering import to_latex, to_markdown
 from concert.evaluation.tables import RowLabel
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 QUERIED = {"noise": {"kind": "queried"}}
 OUTCOMES = [(0, 0, 0.6), (1, 1, 0.3), (2, 3, 0.9), (3, -1, 0.0)]

@@ -10,7 +10,7 @@ import pytest
 
 from concert.evaluation.region_table import region_notes, region_table
 from concert.evaluation.rendering import to_markdown
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 
 DATA = Path(__file__).parents[1] / "data_files"
 

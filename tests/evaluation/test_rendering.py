@@ -20,7 +20,7 @@ from concert.evaluation.rendering import (
     to_text,
 )
 from concert.evaluation.tables import comparison_table
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 OUTCOMES = [(0, 0, 0.9999), (1, 1, 0.4999), (2, 3, 5.0)] * 4
 

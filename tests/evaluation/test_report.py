@@ -13,7 +13,7 @@ from PIL import Image
 from concert.certificates import Guarantee
 from concert.errors import ConcertError
 from concert.evaluation.report import write_report
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 
 DATA = Path(__file__).parents[1] / "data_files"
 OUTCOMES = [(0, 0, 0.8), (1, 1, 0.5), (2, 3, 5.0), (4, -1, 0.0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from concert.evaluation.table_notes import grid_caveats, run_notes
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 OUTCOMES = [(0, 0, 0.8), (1, 1, 0.5), (2, 3, 5.0), (4, -1, 0.0)]
 

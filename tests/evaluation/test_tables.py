@@ -18,7 +18,7 @@ from concert.evaluation.tables import (
     runtime_table,
     sigma_statistics,
 )
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 
 DATA = Path(__file__).parents[1] / "data_files"
 OUTCOMES = [(0, 0, 0.8), (1, 1, 0.5), (2, 3, 5.0), (4, -1, 0.0)]

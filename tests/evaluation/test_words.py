@@ -16,7 +16,7 @@ from concert.evaluation.words import (
     region_sentences,
     sentence_of,
 )
-from concert.records import Certification
+from concert.records.record import Certification
 
 
 def certification(**changes: Any) -> Certification:

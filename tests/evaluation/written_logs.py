@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from concert.certificates import Guarantee
-from concert.certification_log import CertificationLog
-from concert.log_reading import LoadedLog, read_log
-from concert.records import Certification
+from concert.records.log import CertificationLog
+from concert.records.reading import LoadedLog, read_log
+from concert.records.record import Certification
 
 Outcome = tuple[int, int, float]
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from concert.attacks.grid import Norm, whole_steps
 from concert.checks import check_counts, check_images, check_indices
 from concert.errors import ConcertError, nearest
-from concert.inference import full_precision
 from concert.noise import IsotropicNoise
 from concert.noise.base import check_sigma
+from concert.sampling.inference import full_precision
+from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.streams import Domain, Stream, keyed_generator
-from concert.votes import Request
 
 # base: the classifier without noise. smoothed: with the noise that the clean image gets, frozen.
 # deployed: the noise model sees the attacked image, and gradients flow through it.

@@ -18,9 +18,9 @@ from torch import Tensor
 from concert import bounds
 from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
 from concert.errors import ConcertError
+from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
-from concert.votes import Request
 
 # The published strength, and one that a processor can afford.
 PRESETS: Final[dict[str, dict[str, Any]]] = {

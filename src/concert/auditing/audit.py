@@ -16,7 +16,7 @@ from concert.auditing.verdict import TEST_ERROR, Candidate, judge
 from concert.certificates import Guarantee, Region
 from concert.checks import check_images
 from concert.errors import ConcertError
-from concert.records import Certification
+from concert.records.record import Certification
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import SoftVotes
 

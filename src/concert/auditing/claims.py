@@ -10,10 +10,10 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from concert.certificates import Guarantee, Region, sigma_statistics
+from concert.certification.procedure import Procedure
+from concert.certification.selection import select
 from concert.errors import ConcertError
-from concert.procedure import Procedure
-from concert.sampling import Sampler
-from concert.selection import select
+from concert.sampling.sampler import Sampler
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream, source_name
 

@@ -28,7 +28,7 @@ from concert.errors import ConcertError
 from concert.evaluation.attack_evidence import read_attack, read_images, told_of
 from concert.evaluation.metrics import share_interval
 from concert.files import write_atomically
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
 from concert.tool import run_tool

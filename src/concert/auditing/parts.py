@@ -14,8 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from concert.bands import Bands
 from concert.certificates import Region
+from concert.certificates.bands import Bands
 
 # Candidates keep this distance from the boundary, in the part's own units: the region is open, and
 # a perturbed image is rounded to float32.

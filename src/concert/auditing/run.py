@@ -18,8 +18,8 @@ from concert.auditing.verdict import RARE, TEST_ERROR, breaks_allowed
 from concert.certificates import Guarantee
 from concert.data import ImageSet
 from concert.errors import ConcertError
-from concert.log_reading import LoadedLog, run_path
-from concert.records import ABSTAIN
+from concert.records.reading import LoadedLog, run_path
+from concert.records.record import ABSTAIN
 from concert.runs import weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from concert.auditing.parts import Part, lengths, project, spread
 from concert.auditing.search import starting_units
-from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.memory import channels_last, keep_large_blocks
 from concert.noise import GeneratedNoise
+from concert.recipes.config import DataSettings
 from concert.runs import load, read_description, save_model
 from concert.smoothing import SmoothedClassifier
 from concert.soft_votes import soft_margins

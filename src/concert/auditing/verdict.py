@@ -16,9 +16,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from concert.bounds import binomial_p_value
-from concert.sampling import Sampler
+from concert.sampling.sampler import Sampler
+from concert.sampling.votes import Request
 from concert.streams import Domain, Stream
-from concert.votes import Request
 
 # Probability, per image, that the fresh tests call a certificate broken that is not.
 TEST_ERROR: Final = 1e-6

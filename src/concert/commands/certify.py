@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from concert.building import Description
 from concert.certificates import Guarantee
+from concert.certification.stopping import staging_loss
 from concert.commands.loading import data_of, load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import ImageSet, load_images
@@ -23,13 +23,13 @@ from concert.evaluation.metrics import (
     certified_accuracy,
 )
 from concert.import_paths import is_foreign
-from concert.log_reading import LoadedLog, read_log
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
-from concert.recipes import recipe_names
+from concert.recipes.building import Description
+from concert.recipes.shipped import recipe_names
+from concert.records.reading import LoadedLog, read_log
 from concert.runs import read_description
 from concert.smoothing import SmoothedClassifier
-from concert.stopping import staging_loss
 from concert.team import Team, launch, team_fabric
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from concert.certification.procedure import Procedure
 from concert.commands.loading import load_run
 from concert.commands.predict import read_image, size_of
 from concert.console import make_console
 from concert.errors import ConcertError
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, sampling_flags
-from concert.procedure import Procedure
 from concert.runs import read_description
 
 
@@ -54,9 +54,9 @@ def parser() -> Parser:
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert explain RUN IMAGE...`"""
-    from concert.evaluation.explain import explain
-    from concert.evaluation.explain_figure import explanation_figure, rendered
-    from concert.evaluation.run_colorizer import colorizer_of
+    from concert.evaluation.explain.explain import explain
+    from concert.evaluation.explain.figure import explanation_figure, rendered
+    from concert.evaluation.explain.run_colorizer import colorizer_of
     from concert.files import write_atomically
 
     description, _ = read_description(options.run)

@@ -8,8 +8,8 @@ from typing import Any
 
 from concert.commands.loading import import_from_here
 from concert.console import make_console
-from concert.foreign_weights import Normalization
-from concert.importing import ImportSettings, import_checkpoint
+from concert.foreign.importing import ImportSettings, import_checkpoint
+from concert.foreign.weights import Normalization
 from concert.parsers import COMMANDS, Parser
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import yaml
 
-from concert.config import DataSettings
 from concert.errors import ConcertError
+from concert.recipes.config import DataSettings
 from concert.runs import load
-from concert.sampling import SamplingSettings
+from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
 

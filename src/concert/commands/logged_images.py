@@ -9,8 +9,8 @@ from typing import Any, Final
 from concert.commands.loading import data_of
 from concert.data import ImageSet, load_images
 from concert.errors import ConcertError
-from concert.evaluation.gallery import run_folder
-from concert.log_reading import LoadedLog
+from concert.evaluation.explain.gallery import run_folder
+from concert.records.reading import LoadedLog
 
 AT_HAND: Final = "digits"
 

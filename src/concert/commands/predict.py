@@ -15,7 +15,7 @@ from concert.console import make_console
 from concert.data.decode import COLOUR, GREY
 from concert.errors import ConcertError
 from concert.parsers import COMMANDS, Parser, sampling_flags
-from concert.records import ABSTAIN
+from concert.records.record import ABSTAIN
 from concert.runs import read_description
 from concert.smoothing import decide
 

@@ -10,12 +10,12 @@ from concert.commands.loading import import_from_here
 from concert.commands.logged_images import find_images
 from concert.console import make_console
 from concert.errors import ConcertError
-from concert.evaluation.gallery import gallery
-from concert.evaluation.page import PageExtras
+from concert.evaluation.explain.gallery import gallery
+from concert.evaluation.page.page import PageExtras
 from concert.evaluation.report import write_report
 from concert.evaluation.tables import require_one_dataset
-from concert.log_reading import read_log
 from concert.parsers import COMMANDS, Parser, data_flags
+from concert.records.reading import read_log
 
 
 def parser() -> Parser:

@@ -16,18 +16,18 @@ from jsonargparse._actions import ActionConfigFile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from concert.building import check_noise_settings
 from concert.commands.loading import import_from_here
-from concert.config import NoiseSettings, Recipe
 from concert.console import StopSignal, make_console
 from concert.errors import INTERRUPTED
 from concert.import_paths import is_foreign
-from concert.initial_weights import settle_classifier
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
-from concert.run_claim import claim_folder
-from concert.training import StepProgress, Watcher, train
-from concert.training_state import EpochMetrics
+from concert.recipes.building import check_noise_settings
+from concert.recipes.config import NoiseSettings, Recipe
+from concert.training.initial_weights import settle_classifier
+from concert.training.loop import StepProgress, Watcher, train
+from concert.training.run_claim import claim_folder
+from concert.training.state import EpochMetrics
 
 DEFAULT_NOISE: Final = asdict(NoiseSettings())
 

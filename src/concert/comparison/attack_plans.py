@@ -22,9 +22,9 @@ from concert.comparison.checks import (
 from concert.comparison.given import Part, certification, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import AttackPlan, PlannedAttack, PlannedRun, attack_folder
 from concert.comparison.products import LOG
-from concert.config import DataSettings
 from concert.errors import ConcertError, nearest
-from concert.sampling import SamplingSettings
+from concert.recipes.config import DataSettings
+from concert.sampling.sampler import SamplingSettings
 
 ATTACK_PARTS: Final = ("runs", "first", "set", "certify")
 # Where the attacked images are, is for the comparison to say.

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from concert.attacks.settings import AttackSettings
-from concert.building import build_noise, build_objective, describe_noise
 from concert.classifiers.build import CLASSIFIERS, DENOISERS
 from concert.comparison.products import weights_of
-from concert.config import ClassifierSettings, DataSettings, Recipe
 from concert.data import subset_indices
 from concert.data.floats import attack_description
 from concert.data.known import KNOWN
@@ -24,10 +22,12 @@ from concert.data.load import SPLITS
 from concert.errors import ConcertError, nearest
 from concert.evaluation.certify import CertifySettings
 from concert.import_paths import is_foreign
-from concert.log_reading import HEADER, complete_lines, load_run, parse_rows, run_path
 from concert.noise import NoiseModel
-from concert.records import COLUMNS
-from concert.sampling import SamplingSettings
+from concert.recipes.building import build_noise, build_objective, describe_noise
+from concert.recipes.config import ClassifierSettings, DataSettings, Recipe
+from concert.records.reading import HEADER, complete_lines, load_run, parse_rows, run_path
+from concert.records.record import COLUMNS
+from concert.sampling.sampler import SamplingSettings
 
 # For data sets that are not known by name; only the generator's first layer depends on it.
 ANY_SHAPE: Final = (3, 32, 32)

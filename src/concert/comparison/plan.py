@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from concert.config import Recipe
+from concert.recipes.config import Recipe
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from concert.data.floats import attack_description
 from concert.errors import ConcertError
 from concert.files import write_atomically
-from concert.log_reading import load_run
+from concert.records.reading import load_run
 from concert.runs import CONFIG, read_description
 
 NOTE: Final = "steps.json"

@@ -9,7 +9,6 @@ from typing import Final
 
 import pandas as pd
 
-from concert.building import build_objective
 from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
 from concert.comparison.products import LOG, measured_variances, weights_of
 from concert.errors import ConcertError
@@ -19,7 +18,8 @@ from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper, table_8, table_9
 from concert.evaluation.report import write_report
 from concert.files import write_atomically
-from concert.log_reading import LoadedLog, read_log
+from concert.recipes.building import build_objective
+from concert.records.reading import LoadedLog, read_log
 
 SOURCES: Final = (
     "paper: as printed; its n is not stated; it trained Concert for 300 epochs (ImageNet: 120) and "

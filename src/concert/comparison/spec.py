@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import yaml
 
-from concert.building import check_noise_settings
 from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
 from concert.comparison.attack_plans import plan_attacks
@@ -28,8 +27,9 @@ from concert.comparison.given import Part, certification, check_keys, flags, is_
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
 from concert.errors import ConcertError
-from concert.recipes import find_recipe, find_spec, recipes_folder
-from concert.run_claim import check_claim
+from concert.recipes.building import check_noise_settings
+from concert.recipes.shipped import find_recipe, find_spec, recipes_folder
+from concert.training.run_claim import check_claim
 
 PARTS: Final = ("runs", "set", "certify", "attacks", "jobs", "threads")
 RUN_PARTS: Final = ("recipe", "name", "set", "certify", "groups", "gradient_variance")

@@ -27,7 +27,7 @@ from concert.engines.onnx_engines import INPUT, OUTPUT, optional
 from concert.engines.torch_engines import check_drift
 from concert.errors import ConcertError
 from concert.files import write_atomically
-from concert.inference import dtype_of
+from concert.sampling.inference import dtype_of
 
 BATCH: Final = 16
 

@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 
 from concert.engines.base import Engine
 from concert.errors import ConcertError
-from concert.inference import dtype_of, inference_copy, twin
-from concert.rewriting import is_rewritten
+from concert.sampling.inference import dtype_of, inference_copy, twin
+from concert.sampling.rewriting import is_rewritten
 
 # Of float32 engines, relative to the largest logit; measured: up to 3e-6.
 ROUNDING: Final = 2e-5

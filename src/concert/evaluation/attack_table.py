@@ -16,7 +16,7 @@ from concert.errors import ConcertError
 from concert.evaluation.metrics import LEVEL, Floats, certified_radii
 from concert.evaluation.rendering import rounded_down, rounded_up
 from concert.evaluation.tables import require_one_dataset, row_labels
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 # The grids of the paper's tables, by attack; the second for ImageNet. It has none for pgd.
 GRIDS: Final = {

@@ -38,7 +38,7 @@ from concert.evaluation.metrics import (
 )
 from concert.evaluation.tables import JOINT, require_one_dataset, row_labels
 from concert.files import write_atomically
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 from concert.tool import run_tool
 
 NOTES = [

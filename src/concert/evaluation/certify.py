@@ -13,12 +13,12 @@ from typing import Any, Final
 import torch
 import yaml
 
-from concert.building import Description
+from concert.certification.procedure import Procedure
 from concert.data import ImageSet, subset_indices
 from concert.errors import ConcertError
-from concert.log_parts import shared_log
-from concert.procedure import Procedure
-from concert.records import Certification
+from concert.recipes.building import Description
+from concert.records.parts import shared_log
+from concert.records.record import Certification
 from concert.runs import read_description, source_of, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, source_name

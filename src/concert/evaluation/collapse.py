@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from concert.records import ABSTAIN
+from concert.records.record import ABSTAIN
 
 ENOUGH: Final = 16
 

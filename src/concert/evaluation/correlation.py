@@ -20,16 +20,16 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from concert.colorization import build_colorizer, entropy_map
-from concert.config import DataSettings
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.evaluation.metrics import FEWEST_IMAGES
 from concert.files import write_atomically
+from concert.recipes.config import DataSettings
 from concert.runs import load, read_description
+from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 from concert.tool import run_tool
-from concert.votes import Request
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from concert.errors import ConcertError
 from concert.files import write_atomically
-from concert.log_reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog, read_log
 from concert.tool import run_tool
 
 AXIS: Final = 1.15

@@ -27,7 +27,7 @@ from concert.evaluation.tables import (
     row_labels,
     stopped_on_grid,
 )
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 # Okabe and Ito's palette without its yellow, which is hard to see on white.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

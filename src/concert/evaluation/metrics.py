@@ -2,7 +2,7 @@
 
 Every metric is a mean over all images of a value per image. A share, whose values are 0 and 1, has
 an exact interval; other means have bootstrap intervals, which resample images. A log is the frame
-of `concert.log_reading.read_log`; abstentions and wrong predictions count 0.
+of `concert.records.reading.read_log`; abstentions and wrong predictions count 0.
 
 References: Clopper and Pearson, Biometrika 1934; Efron and Tibshirani, An Introduction to the
 Bootstrap, 1993 (percentile intervals).
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from concert import bounds
 from concert.errors import ConcertError
-from concert.records import ABSTAIN
+from concert.records.record import ABSTAIN
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000

@@ -27,7 +27,7 @@ from concert.evaluation.tables import (
     row_labels,
     sigma_statistics,
 )
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 TABLE_OF: Final = {"cifar10": 1, "mnist": 6, "imagenet": 7}
 IMAGES_OF: Final = {1: 500, 6: 10_000, 7: 500}

@@ -16,7 +16,7 @@ from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
 from concert.evaluation.metrics import average_certified_radius, certified_radii
 from concert.evaluation.table_notes import grid_caveats
 from concert.evaluation.tables import require_one_dataset, row_labels
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 
 def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:

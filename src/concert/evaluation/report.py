@@ -19,11 +19,11 @@ from concert.evaluation.metrics import (
     nonzero_certified_accuracy,
     share_interval,
 )
-from concert.evaluation.page import PageExtras, report_page
+from concert.evaluation.page.page import PageExtras, report_page
 from concert.evaluation.paper_tables import attacks_beside_the_paper
 from concert.evaluation.region_table import region_notes, region_table
 from concert.files import write_atomically
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 
 def write_report(

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from concert.certificates import sigma_statistics
-from concert.config import DataSettings
+from concert.certification.selection import map_dips
 from concert.errors import ConcertError
 from concert.evaluation.correlation import chosen_images
 from concert.files import write_atomically
+from concert.recipes.config import DataSettings
 from concert.runs import load
-from concert.selection import map_dips
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 from concert.tool import run_tool

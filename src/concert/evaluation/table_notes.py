@@ -7,7 +7,7 @@ from typing import Final
 
 from concert.evaluation.attack_table import attacked
 from concert.evaluation.tables import row_labels, stopped_on_grid
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 
 def data_notes(logs: Sequence[LoadedLog]) -> list[str]:

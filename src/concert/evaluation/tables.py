@@ -24,7 +24,7 @@ from concert.evaluation.metrics import (
     certified_accuracy,
     certified_radii,
 )
-from concert.log_reading import LoadedLog
+from concert.records.reading import LoadedLog
 
 JOINT = " + "
 

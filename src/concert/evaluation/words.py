@@ -13,9 +13,9 @@ from typing import Final
 
 from concert.certificates import Guarantee, sigma_statistics
 from concert.errors import ConcertError
-from concert.evaluation.coverage import covered_sides, covers_all_values, is_ball
+from concert.evaluation.explain.coverage import covered_sides, covers_all_values, is_ball
 from concert.evaluation.rendering import rounded_down
-from concert.records import Certification
+from concert.records.record import Certification
 
 _CERTIFIED: Final = {
     Guarantee.DEPLOYED: (

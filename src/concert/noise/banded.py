@@ -1,9 +1,9 @@
 """Noise with a level of its own for colour, for smooth brightness and for detail.
 
-z = x + A eps, where A multiplies the three parts of an image (`concert.bands`) by three numbers. A
-does not depend on the image, so Cohen's theorem in the coordinates A^-1 z gives an ellipsoid that
-holds for the classifier as deployed. It is long where the noise is large: changes of colour, or of
-the brightness of whole regions, are certified at norms far above the ball's radius.
+z = x + A eps, where A multiplies the three parts of an image (`concert.certificates.bands`) by
+three numbers. A does not depend on the image, so Cohen's theorem in the coordinates A^-1 z gives an
+ellipsoid that holds for the classifier as deployed. It is long where the noise is large: changes of
+colour, or of the brightness of whole regions, are certified at norms far above the ball's radius.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from concert import certificates
-from concert.bands import Bands, scale_bands
 from concert.certificates import Guarantee, Region
+from concert.certificates.bands import Bands, scale_bands
 from concert.errors import ConcertError
 from concert.noise.base import NoiseModel, as_drawn, check_sigma
 

@@ -1,0 +1,1 @@
+"""Everything there is to show about the certificate of one image."""

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects, and from there to a run folder of ours."""

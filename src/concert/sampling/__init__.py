@@ -1,0 +1,1 @@
+"""The hot loop: noisy copies through the classifier, votes counted."""

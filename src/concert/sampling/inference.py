@@ -1,0 +1,138 @@
+"""The private copy of a classifier that the hot loop runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from concert.errors import ConcertError
+from concert.memory import channels_last
+from concert.sampling.rewriting import rewritten
+from concert.sampling.tracing import GATE
+
+log = logging.getLogger(__name__)
+
+
+def check_classifier(classifier: nn.Module, probe: Tensor, num_classes: int) -> None:
+    """Refuse a classifier that does not map the probe (B, C, H, W) to logits (B, num_classes).
+
+    The classifier is in evaluation mode.
+    """
+    shape = tuple(probe.shape[1:])
+    try:
+        with torch.inference_mode():
+            logits = classifier(probe)
+    except RuntimeError as error:
+        raise ConcertError(
+            f"the classifier does not take images of shape {shape} (channels, height, width): "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (len(probe), num_classes):
+        found = tuple(logits.shape[1:]) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConcertError(
+            f"the classifier's outputs for images of shape {shape} are {found}, but num_classes is "
+            f"{num_classes}"
+        )
+
+
+def dtype_of(classifier: nn.Module) -> torch.dtype:
+    """The precision of a classifier's weights; noise is drawn and added in float32, then cast."""
+    floats = (p.dtype for p in classifier.parameters() if p.is_floating_point())
+    return next(floats, torch.float32)
+
+
+def check_rows_alone(network: Callable[[Tensor], Tensor], probe: Tensor, what: str) -> None:
+    """Refuse a network whose output for an image depends on the rest of its batch, or on chance.
+
+    Votes of one batch would not be independent draws then, and no bound on them would hold. The
+    usual culprit is batch norm without running statistics.
+    """
+    others = torch.cat([probe[:1], 1.0 - probe[1:]])
+    with torch.inference_mode():
+        first, again = (network(batch)[0].double() for batch in (probe, others))
+    scale = float(first.nan_to_num().abs().max())
+    if not torch.allclose(first, again, rtol=0, atol=1e-4 * max(1.0, scale), equal_nan=True):
+        raise ConcertError(
+            f"the {what}'s output for an image depends on the other images of its batch, or on "
+            "chance, so draws would not be independent: is there batch norm without running "
+            "statistics?"
+        )
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares its tensors and nothing else.
+
+    What a forward pass leaves in a module must not be seen by another thread's pass.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+class _Precision:
+    """How many ask for full precision, and the settings from before the first of them."""
+
+    lock = threading.Lock()
+    users = 0
+    before = (False, False)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin.
+
+    The settings are the process's: they come back when the last of all that run has ended.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with _Precision.lock:
+        if _Precision.users == 0:
+            _Precision.before = cudnn.allow_tf32, matmul.allow_tf32
+        _Precision.users += 1
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        with _Precision.lock:
+            _Precision.users -= 1
+            if _Precision.users == 0:
+                cudnn.allow_tf32, matmul.allow_tf32 = _Precision.before
+
+
+def inference_copy(
+    classifier: nn.Module, probe: Tensor, num_classes: int, tolerance: float
+) -> nn.Module:
+    """A private copy in evaluation mode, batch norm folded, channels-last; on a processor in
+    operations that are faster there (`concert.sampling.rewriting`).
+
+    This is kept only if the copy's logits agree with the original's on a noisy probe batch
+    (B, C, H, W) to within `tolerance`, a part of the vote margin; a model that cannot be traced is
+    used as it is. Raises ConcertError if the classifier does not fit the probe or num_classes.
+    """
+    plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
+    check_classifier(plain, probe, num_classes)
+    check_rows_alone(plain, probe, "classifier")
+    with torch.inference_mode():
+        wanted = plain(probe)
+        try:
+            with GATE.tracing():
+                folded = fuse(plain)
+            if probe.device.type == "cpu":
+                folded = rewritten(folded)
+            folded = channels_last(folded)
+            got = folded(probe)
+        except Exception as error:
+            log.debug("batch norm not folded: %s", error)
+            return plain
+    if got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=0, atol=tolerance):
+        log.debug("batch norm not folded: the folded copy differs")
+        return plain
+    return folded

@@ -1,0 +1,1 @@
+"""Training: the one loop, what it starts from, and what it remembers."""
