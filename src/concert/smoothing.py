@@ -27,8 +27,8 @@ from concert.noise import NoiseModel
 from concert.records.record import ABSTAIN, Certification
 from concert.sampling.mixing import Case, answer
 from concert.sampling.sampler import Sampler, SamplingSettings
+from concert.sampling.soft_votes import SoftSettings, soft_log_votes
 from concert.sampling.votes import Request, Votes
-from concert.soft_votes import SoftSettings, soft_log_votes
 from concert.streams import Domain, Stream, fresh_seed
 
 _BUILDING: Final = threading.Lock()

@@ -7,7 +7,7 @@ import torch
 from networks import Brightness, Patches, labels_of, random_images, smooth
 
 from concert.noise import IsotropicNoise, NoiseModel, QueriedNoise
-from concert.soft_votes import SoftSettings
+from concert.sampling.soft_votes import SoftSettings
 
 foolbox = pytest.importorskip("foolbox")
 

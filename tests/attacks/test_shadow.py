@@ -19,7 +19,7 @@ from concert.attacks.shadow import (
 )
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise
-from concert.soft_votes import SoftVotes
+from concert.sampling.soft_votes import SoftVotes
 
 FAST = {"steps": 12, "draws": 16, "success_draws": 64}
 NOISES = [
@@ -70,7 +70,7 @@ def test_a_step_is_the_gradient_of_the_objective_as_published(
     start = torch.rand((channels, *SHAPE[1:]), generator=keyed_generator(4, Domain.ATTACK, 0)) - 0.5
     delta = start.clone().requires_grad_()
     full = delta.expand(SHAPE)
-    votes = SoftVotes(smoothed, smoothed.sampler(SHAPE), 4)
+    votes = SoftVotes(smoothed.classifier, smoothed.sampler(SHAPE), 4)
     (normals,) = votes.normals_of([0], 0, 20)
     logits = smoothed.classifier(image + full + sigma * normals[0])
     entropy = torch.nn.functional.cross_entropy(logits, (target if targeted else label).expand(20))

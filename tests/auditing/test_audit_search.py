@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from concert.auditing.parts import Part, project, realize
 from concert.auditing.search import NEAR, starting_units
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
-from concert.soft_votes import SoftVotes, soft_margins
+from concert.sampling.soft_votes import SoftVotes, soft_margins
 
 SHAPE = (1, 1, 2)
 NOISES = [
@@ -25,7 +25,7 @@ NOISES = [
 
 def soft_votes(noise: NoiseModel, batch_size: int = 1024) -> SoftVotes:
     smoothed = smooth(Ball(0.6), noise, SHAPE, batch_size)
-    return SoftVotes(smoothed, smoothed.sampler(SHAPE), seed=0, index=7)
+    return SoftVotes(smoothed.classifier, smoothed.sampler(SHAPE), seed=0, index=7)
 
 
 @pytest.mark.parametrize("noise", NOISES, ids=lambda noise: noise.kind)

@@ -16,9 +16,9 @@ from concert.errors import ConcertError, nearest
 from concert.noise import IsotropicNoise
 from concert.noise.base import check_sigma
 from concert.sampling.inference import full_precision
+from concert.sampling.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
-from concert.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.streams import Domain, Stream, keyed_generator
 
 # base: the classifier without noise. smoothed: with the noise that the clean image gets, frozen.
@@ -97,10 +97,10 @@ class Victim:
             raise ConcertError("an image's target must not be its label: choose another class")
         self.draws = 1 if against == "base" else draws
         own = None if sigma is None else IsotropicNoise(sigma)
-        self.votes = SoftVotes(smoothed, self.sampler, seed, noise=own)
+        self.votes = SoftVotes(smoothed.classifier, self.sampler, seed, noise=own)
         # Frozen noise, or none, is added as it is: a sigma of 1 times what `lanes` returns.
         unit = IsotropicNoise(1.0)
-        frozen = SoftVotes(smoothed, self.sampler, seed, noise=unit)
+        frozen = SoftVotes(smoothed.classifier, self.sampler, seed, noise=unit)
         self._seen = self.votes if against == "deployed" else frozen
 
     @property

@@ -17,8 +17,8 @@ from concert.certificates import Guarantee, Region
 from concert.checks import check_images
 from concert.errors import ConcertError
 from concert.records.record import Certification
+from concert.sampling.soft_votes import SoftVotes
 from concert.smoothing import SmoothedClassifier
-from concert.soft_votes import SoftVotes
 
 # With and without the [0, 1] box.
 BOXES: Final = (False, True)
@@ -147,7 +147,7 @@ def find_candidates(
 ) -> Iterator[Candidate]:
     """The best candidate of every start, for each part of the region, with and without the box."""
     sampler = smoothed.sampler(image.shape)
-    votes = SoftVotes(smoothed, sampler, settings.seed, index)
+    votes = SoftVotes(smoothed.classifier, sampler, settings.seed, index)
     starts = starting_units(settings.starts, sampler.shape, settings.seed, index)
     # Noise on a grid takes images of that grid only.
     levels = getattr(sampler.noise, "levels", None)

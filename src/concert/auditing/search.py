@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from concert.auditing.parts import Part, lengths, project, spread
-from concert.soft_votes import SoftVotes, soft_margins
+from concert.sampling.soft_votes import SoftVotes, soft_margins
 from concert.streams import Domain, keyed_generator
 
 # In the part's own units: its diameter is 2. Steps shrink to a tenth.

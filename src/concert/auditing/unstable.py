@@ -29,8 +29,8 @@ from concert.memory import channels_last, keep_large_blocks
 from concert.noise import GeneratedNoise
 from concert.recipes.config import DataSettings
 from concert.runs import load, read_description, save_model
+from concert.sampling.soft_votes import soft_margins
 from concert.smoothing import SmoothedClassifier
-from concert.soft_votes import soft_margins
 from concert.streams import Domain, keyed_generator
 from concert.tool import run_tool
 

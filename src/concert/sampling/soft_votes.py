@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,8 @@ from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.sampling.inference import dtype_of
 from concert.sampling.noisy_copies import draw_normals, noisy_logits, select_draws
+from concert.sampling.sampler import Sampler
 from concert.streams import Domain, Stream, fresh_seed
-
-if TYPE_CHECKING:
-    from concert.sampling.sampler import Sampler
-    from concert.smoothing import SmoothedClassifier
 
 # How the log-probabilities of an image's copies are averaged; the words of the objectives.
 Averaging = Literal["log_of_mean", "mean_of_log"]
@@ -90,15 +87,13 @@ class SoftVotes:
 
     def __init__(
         self,
-        smoothed: SmoothedClassifier,
+        classifier: nn.Module,
         sampler: Sampler,
         seed: int,
         index: int = 0,
         noise: NoiseModel | None = None,
     ) -> None:
-        self.classifier = channels_last(
-            copy.deepcopy(smoothed.classifier).eval().requires_grad_(False)
-        )
+        self.classifier = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
         noise = sampler.noise.deployed(differentiable=True) if noise is None else noise
         self.noise = copy.deepcopy(noise)
         self.device, self.dtype = sampler.device, dtype_of(self.classifier)

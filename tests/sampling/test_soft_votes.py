@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, GridNoise, IsotropicNoise, NoiseModel, QueriedNoise
 from concert.sampling.sampler import SamplingSettings
+from concert.sampling.soft_votes import Averaging, SoftSettings, SoftVotes
 from concert.smoothing import SmoothedClassifier
-from concert.soft_votes import Averaging, SoftSettings, SoftVotes
 
 SHAPE = (1, 2, 3)
 
@@ -42,7 +42,7 @@ def smooth(noise: NoiseModel, batch_size: int = 64, scale: float = 3.0) -> Smoot
 
 
 def votes_of(smoothed: SmoothedClassifier) -> SoftVotes:
-    return SoftVotes(smoothed, smoothed.sampler(SHAPE), seed=3)
+    return SoftVotes(smoothed.classifier, smoothed.sampler(SHAPE), seed=3)
 
 
 def points(count: int = 4) -> Tensor:
