@@ -22,10 +22,10 @@ from concert import bounds
 from concert.certificates import Guarantee, isotropic_radius, normalized_radius
 from concert.certification.procedure import Procedure
 from concert.checks import check_images
+from concert.engines.inference import full_precision
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.records.record import ABSTAIN, Certification
-from concert.sampling.inference import full_precision
 from concert.sampling.sampler import SamplingSettings
 from concert.sampling.votes import Request, Votes
 from concert.smoothing import SmoothedClassifier, decide

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from concert.errors import ConcertError, nearest
+
+
+def import_from_here() -> None:
+    """Let import paths name modules in the working folder, as `python -m` would."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def is_foreign(name: str) -> bool:

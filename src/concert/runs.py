@@ -9,14 +9,16 @@ the caller says that the folder is trusted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -27,6 +29,7 @@ from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.noise import NoiseModel
 from concert.recipes.building import Description, build_base, build_noise
+from concert.recipes.config import DataSettings
 from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
 
@@ -198,3 +201,17 @@ def load(
 def _not_fitting(folder: Path, error: Exception) -> str:
     first = str(error).splitlines()[0]
     return f"{folder / WEIGHTS} does not fit the model in {CONFIG}: {first}"
+
+
+def data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
+    """The data of the flags; what they leave out is that of the training run."""
+    trained: dict[str, Any] = {}
+    if given.name in ("", trained_on):
+        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+            trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
+    path = given.path or trained.get("path")
+    return DataSettings(
+        given.name or trained_on,
+        None if path is None else Path(path),
+        size=given.size or trained.get("size"),
+    )

@@ -16,10 +16,10 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from concert.certification.selection import map_dips
+from concert.engines.inference import inference_copy
 from concert.errors import ConcertError
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
-from concert.sampling.inference import inference_copy
 from concert.sampling.sampler import Sampler, SamplingSettings
 from concert.sampling.votes import Request, Votes, ballots, count
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from concert.attacks.grid import Norm, whole_steps
 from concert.checks import check_counts, check_images, check_indices
+from concert.engines.inference import full_precision
 from concert.errors import ConcertError, nearest
 from concert.noise import IsotropicNoise
 from concert.noise.base import check_sigma
-from concert.sampling.inference import full_precision
 from concert.sampling.soft_votes import Averaging, LogProbability, SoftVotes
 from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier

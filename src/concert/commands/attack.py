@@ -11,12 +11,13 @@ from rich.console import Console
 from concert.attacks.run import AttackProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
-from concert.commands.loading import data_of, import_from_here, load_run
+from concert.commands.loading import load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import load_images
+from concert.import_paths import import_from_here
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser, data_flags, sampling_flags
-from concert.runs import read_description
+from concert.runs import data_of, read_description
 
 # Arguments of the attacks' functions as flags. Without them the preset and the defaults hold.
 ARGUMENTS: Final[dict[str, tuple[Any, str]]] = {

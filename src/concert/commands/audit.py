@@ -11,14 +11,14 @@ from rich.console import Console
 
 from concert.auditing import AuditSettings
 from concert.auditing.run import AuditProgress, AuditResult, audit_log, find_log, log_identity
-from concert.commands.loading import data_of, load_run
+from concert.commands.loading import load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import load_images
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser, data_flags, sampling_flags
 from concert.recipes.config import DataSettings
 from concert.records.reading import LoadedLog, read_log
-from concert.runs import read_description
+from concert.runs import data_of, read_description
 from concert.smoothing import SmoothedClassifier
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from concert.certificates import Guarantee
 from concert.certification.stopping import staging_loss
-from concert.commands.loading import data_of, load_run
+from concert.commands.loading import load_run
 from concert.console import LiveRow, StopSignal, make_console
 from concert.data import ImageSet, load_images
 from concert.data.known import KNOWN
@@ -28,7 +28,7 @@ from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling
 from concert.recipes.building import Description
 from concert.recipes.shipped import recipe_names
 from concert.records.reading import LoadedLog, read_log
-from concert.runs import read_description
+from concert.runs import data_of, read_description
 from concert.smoothing import SmoothedClassifier
 from concert.team import Team, launch, team_fabric
 

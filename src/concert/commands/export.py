@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from concert.checks import check_images
-from concert.commands.loading import data_of, load_run
+from concert.commands.loading import load_run
 from concert.console import make_console
 from concert.data import load_images, subset_indices
 from concert.engines.choice import check_engine
 from concert.engines.export import export_engine
 from concert.errors import ConcertError
 from concert.parsers import COMMANDS, Parser, data_flags, sampling_flags
-from concert.runs import model_folder, read_description
+from concert.runs import data_of, model_folder, read_description
 from concert.streams import Domain, keyed_generator
 
 

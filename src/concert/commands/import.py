@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from concert.commands.loading import import_from_here
 from concert.console import make_console
 from concert.foreign.importing import ImportSettings, import_checkpoint
 from concert.foreign.weights import Normalization
+from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser
 
 

@@ -1,27 +1,16 @@
-"""What several commands load: the run, and the data it is to be used on."""
+"""The run that several commands load, by their flags."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from concert.errors import ConcertError
-from concert.recipes.config import DataSettings
+from concert.import_paths import import_from_here
 from concert.runs import load
 from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
-
-
-def import_from_here() -> None:
-    """Let import paths name modules in the working folder, as `python -m` would."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
 
 
 def load_run(
@@ -42,17 +31,3 @@ def load_run(
         raise ConcertError(
             f"cannot use accelerator '{options.accelerator}': {str(error).splitlines()[0]}"
         ) from None
-
-
-def data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
-    """The data of the flags; what they leave out is that of the training run."""
-    trained: dict[str, Any] = {}
-    if given.name in ("", trained_on):
-        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-            trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
-    path = given.path or trained.get("path")
-    return DataSettings(
-        given.name or trained_on,
-        None if path is None else Path(path),
-        size=given.size or trained.get("size"),
-    )

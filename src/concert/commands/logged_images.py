@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from concert.commands.loading import data_of
 from concert.data import ImageSet, load_images
 from concert.errors import ConcertError
 from concert.evaluation.explain.gallery import run_folder
 from concert.records.reading import LoadedLog
+from concert.runs import data_of
 
 AT_HAND: Final = "digits"
 

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from concert.commands.loading import import_from_here
 from concert.commands.logged_images import find_images
 from concert.console import make_console
 from concert.errors import ConcertError
@@ -14,6 +13,7 @@ from concert.evaluation.explain.gallery import gallery
 from concert.evaluation.page.page import PageExtras
 from concert.evaluation.report import write_report
 from concert.evaluation.tables import require_one_dataset
+from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser, data_flags
 from concert.records.reading import read_log
 

@@ -16,10 +16,9 @@ from jsonargparse._actions import ActionConfigFile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from concert.commands.loading import import_from_here
 from concert.console import StopSignal, make_console
 from concert.errors import INTERRUPTED
-from concert.import_paths import is_foreign
+from concert.import_paths import import_from_here, is_foreign
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
 from concert.recipes.building import check_noise_settings

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from concert.engines.choice import CHOICE, NETWORK, EngineChoice, build_engine, check_engine
+from concert.engines.inference import dtype_of
 from concert.engines.onnx_engines import INPUT, OUTPUT, optional
 from concert.engines.torch_engines import check_drift
 from concert.errors import ConcertError
 from concert.files import write_atomically
-from concert.sampling.inference import dtype_of
 
 BATCH: Final = 16
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from concert.engines.base import Engine
+from concert.engines.inference import dtype_of, inference_copy, twin
+from concert.engines.rewriting import is_rewritten
 from concert.errors import ConcertError
-from concert.sampling.inference import dtype_of, inference_copy, twin
-from concert.sampling.rewriting import is_rewritten
 
 # Of float32 engines, relative to the largest logit; measured: up to 3e-6.
 ROUNDING: Final = 2e-5

@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from concert.commands.loading import data_of, import_from_here
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.files import write_atomically
+from concert.import_paths import import_from_here
 from concert.noise import NoiseModel
 from concert.objectives.base import log_soft_votes
 from concert.recipes.config import DataSettings
-from concert.runs import load, read_description
+from concert.runs import data_of, load, read_description
 from concert.streams import Domain, keyed_generator
 from concert.tool import run_tool
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from concert.data import load_images
 from concert.data.known import KNOWN, Known
+from concert.engines.inference import check_classifier
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.foreign.checkpoints import (
@@ -32,7 +33,6 @@ from concert.foreign.weights import (
 from concert.recipes.building import Description, build_base, build_noise, describe_noise
 from concert.recipes.config import NoiseSettings
 from concert.runs import CONFIG, save_model
-from concert.sampling.inference import check_classifier
 
 # The data sets that our classifiers are published for.
 USUAL_DATA: Final = {"lenet": "mnist", "resnet50": "imagenet"}

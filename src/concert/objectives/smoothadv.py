@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from concert.engines.inference import dtype_of
 from concert.errors import ConcertError, nearest
 from concert.noise import NoiseModel
 from concert.noise.base import normal_like
 from concert.objectives.base import LossTerms, Objective, log_soft_votes, logits_of_copies
-from concert.sampling.inference import dtype_of
 
 # From images (B, C, H, W) to the logits (B, m, K) of their copies, always with the same noise.
 Victim = Callable[[Tensor], Tensor]

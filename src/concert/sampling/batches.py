@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from concert.deferred import Check, deferred_checks
+from concert.engines.inference import check_rows_alone, full_precision, twin
 from concert.engines.torch_engines import noisy_probe
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.sampling.counting import Part, Segment, Subject
 from concert.sampling.crew import Crew
-from concert.sampling.inference import check_rows_alone, full_precision, twin
 from concert.sampling.votes import ballots, count, dips_below, sum_of
 from concert.streams import DRAWS_PER_BLOCK
 

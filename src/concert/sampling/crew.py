@@ -21,8 +21,8 @@ import torch
 
 from concert.data.cache import cache_folder
 from concert.engines import Engine
+from concert.engines.tracing import GATE
 from concert.files import write_atomically
-from concert.sampling.tracing import GATE
 
 P = ParamSpec("P")
 T = TypeVar("T")

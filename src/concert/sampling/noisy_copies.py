@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from concert.engines.inference import dtype_of
 from concert.noise import NoiseModel
-from concert.sampling.inference import dtype_of
 from concert.streams import DRAWS_PER_BLOCK, Stream
 
 

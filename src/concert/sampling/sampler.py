@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from concert.engines import Engine, EngineChoice, build_engine
+from concert.engines.inference import full_precision
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.sampling.batches import Batches
 from concert.sampling.crew import Crew, candidates
-from concert.sampling.inference import full_precision
 from concert.sampling.mixing import Case, Steps, answers, drive
 from concert.sampling.settling import best_crew, bits, mixing_is_exact, same_bits
 from concert.sampling.votes import Request, Votes

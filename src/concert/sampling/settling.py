@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from concert.engines.inference import full_precision
 from concert.sampling.batches import Batches
 from concert.sampling.counting import Segment
 from concert.sampling.crew import Crew, fastest, remember, remembered
-from concert.sampling.inference import full_precision
 from concert.sampling.votes import Request
 from concert.streams import DRAWS_PER_BLOCK, Domain, Stream
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from concert.checks import check_counts
+from concert.engines.inference import dtype_of
 from concert.errors import ConcertError
 from concert.memory import channels_last
 from concert.noise import NoiseModel
-from concert.sampling.inference import dtype_of
 from concert.sampling.noisy_copies import draw_normals, noisy_logits, select_draws
 from concert.sampling.sampler import Sampler
 from concert.streams import Domain, Stream, fresh_seed

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from concert.classifiers import Denoised
 from concert.data import load_images, subset_indices
+from concert.engines.inference import check_classifier
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
@@ -28,7 +29,6 @@ from concert.noise import NoiseModel
 from concert.recipes.building import build_base, build_noise, build_objective, describe
 from concert.recipes.config import Recipe, TrainingSettings
 from concert.runs import save_model
-from concert.sampling.inference import check_classifier
 from concert.streams import Domain, keyed_generator
 from concert.team import launch, make_fabric
 from concert.training.entropy_source import EntropySource

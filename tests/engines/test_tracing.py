@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from concert.engines.inference import inference_copy
 from concert.engines.torch_engines import EagerEngine
+from concert.engines.tracing import Gate
 from concert.sampling.crew import Crew
-from concert.sampling.inference import inference_copy
-from concert.sampling.tracing import Gate
 
 
 def test_passes_run_side_by_side_and_tracing_waits_for_them() -> None:

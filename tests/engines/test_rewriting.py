@@ -13,15 +13,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from concert.classifiers import LeNet, build_classifier
-from concert.errors import ConcertError
-from concert.sampling.inference import twin
-from concert.sampling.rewriting import (
+from concert.engines.inference import twin
+from concert.engines.rewriting import (
     half_max,
     is_rewritten,
     missing_channels,
     rewritten,
     with_zeros,
 )
+from concert.errors import ConcertError
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (28, 28)])

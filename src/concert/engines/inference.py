@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from concert.engines.rewriting import rewritten
+from concert.engines.tracing import GATE
 from concert.errors import ConcertError
 from concert.memory import channels_last
-from concert.sampling.rewriting import rewritten
-from concert.sampling.tracing import GATE
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def inference_copy(
     classifier: nn.Module, probe: Tensor, num_classes: int, tolerance: float
 ) -> nn.Module:
     """A private copy in evaluation mode, batch norm folded, channels-last; on a processor in
-    operations that are faster there (`concert.sampling.rewriting`).
+    operations that are faster there (`concert.engines.rewriting`).
 
     This is kept only if the copy's logits agree with the original's on a noisy probe batch
     (B, C, H, W) to within `tolerance`, a part of the vote margin; a model that cannot be traced is
