@@ -33,6 +33,7 @@ PAGES = (
     "docs/report.md",
     "docs/start/researcher.md",
     "docs/start/security-engineer.md",
+    "docs/extending.md",
 )
 
 # Setting up an environment is for a fresh machine; what these lines do is done by `make wheel`.
@@ -150,7 +151,7 @@ def check_module_line(line: str) -> None:
         assert not test or f"\ndef {test}(" in read(file), target
 
 
-@pytest.mark.parametrize("page", PAGES[1:])
+@pytest.mark.parametrize("page", PAGES[1:-1])
 def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
     for language, content in blocks(page):
         if language == "python":
@@ -167,6 +168,29 @@ def test_blocks_of_other_pages(page: str, tmp_path: Path) -> None:
                 check_only_parsed(line)
             else:
                 check_module_line(line)
+
+
+@pytest.mark.slow
+def test_the_method_that_extends_it_becomes_a_row(tmp_path: Path) -> None:
+    labelled = r"`([\w.]+)`:\n\n```\w+\n(.*?)^```$"
+    named = re.findall(labelled, read(PAGES[-1]), flags=re.DOTALL | re.MULTILINE)
+    for file, content in named:
+        (tmp_path / file).write_text(content)
+    assert [file for file, _ in named] == ["mine.py", "trades.yaml", "table.yaml"]
+    (line,) = (content for language, content in blocks(PAGES[-1]) if language == "sh")
+    assert "Trades" in concert(tmp_path, *shlex.split(line)[1:])
+
+
+def test_named_files_of_the_package_hold_what_is_listed_there() -> None:
+    text = read(PAGES[-1])
+    for file in re.findall(r"`(concert/[\w/]+(?:\.py)?/?)`", text):
+        assert (ROOT / "src" / file).exists(), file
+    listed = re.findall(r"`([A-Z]+)` in `(concert/[\w/]+\.py)`", text)
+    assert len(listed) == 3
+    for name, file in listed:
+        assert re.search(rf"^{name}\b", read(f"src/{file}"), flags=re.M), (name, file)
+    for room in re.findall(r"`(\w+(?:/|\.py))`", text.partition("The rooms")[2]):
+        assert (ROOT / "src" / "concert" / room).exists(), room
 
 
 def test_a_test_that_is_not_there_is_noticed() -> None:

@@ -6,11 +6,13 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from concert.errors import ConcertError, nearest
+
+T = TypeVar("T")
 
 
 def import_from_here() -> None:
@@ -26,7 +28,14 @@ def is_foreign(name: str) -> bool:
 
 
 def import_module_class(kind: str, path: str, trust: bool) -> Callable[..., nn.Module]:
-    """The `nn.Module` class at an import path, for messages a `kind` such as "classifier".
+    """The `nn.Module` class at an import path; see `import_class`."""
+    return import_class(kind, path, trust, nn.Module, "torch.nn.Module")
+
+
+def import_class(kind: str, path: str, trust: bool, base: type, named: str) -> Callable[..., Any]:
+    """The class at an import path, for messages a `kind` such as "classifier".
+
+    It must be derived from `base`, in messages `named`.
 
     Raises ConcertError if it does not exist or is no such class, or if it is code from outside
     `concert` without `trust`.
@@ -46,18 +55,18 @@ def import_module_class(kind: str, path: str, trust: bool) -> Callable[..., nn.M
             "installed or in PYTHONPATH"
         ) from error
     if not hasattr(module, class_name):
-        classes = [n for n, value in vars(module).items() if _is_module_class(value)]
+        classes = [n for n, value in vars(module).items() if _derives(value, base)]
         raise ConcertError(f"in {module_name}: {nearest(kind, class_name, classes)}")
     found = getattr(module, class_name)
-    if not _is_module_class(found):
-        raise ConcertError(f"'{path}' is not a torch.nn.Module class: name one that is")
-    constructor: Callable[..., nn.Module] = found
+    if not _derives(found, base):
+        raise ConcertError(f"'{path}' is not a {named} class: name one that is")
+    constructor: Callable[..., Any] = found
     return constructor
 
 
 def construct(
-    kind: str, name: str, constructor: Callable[..., nn.Module], arguments: Mapping[str, Any]
-) -> nn.Module:
+    kind: str, name: str, constructor: Callable[..., T], arguments: Mapping[str, Any]
+) -> T:
     """`constructor(**arguments)`, whatever goes wrong in it as one line."""
     try:
         return constructor(**arguments)
@@ -76,5 +85,5 @@ def one_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _is_module_class(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, nn.Module)
+def _derives(value: object, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base) and value is not base

@@ -14,6 +14,7 @@ from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, only_one, perform, steps_of
 from concert.console import LiveRow, StopSignal, make_console
 from concert.errors import INTERRUPTED, ConcertError
+from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser
 
 
@@ -39,6 +40,7 @@ def parser() -> Parser:
 
 def run(options: Any, argv: list[str]) -> int:
     """`concert compare SPEC`"""
+    import_from_here()
     out = options.out or default_out(options.spec)
     given = {"jobs": options.jobs, "threads": options.threads}
     given = {name: value for name, value in given.items() if value is not None}

@@ -67,7 +67,7 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
         objective = str(recipe["objective"]["name"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         objective = "model"
-    title = TITLES.get(objective, objective)
+    title = TITLES.get(objective, objective.rpartition(".")[2])
     method = title if kind == "isotropic" else f"{title} ({kind})"
     if kind == "banded":
         method = (

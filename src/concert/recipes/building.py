@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from concert.classifiers import Denoised, build_classifier, build_denoiser
 from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
 from concert.generator import build_generator
+from concert.import_paths import construct, import_class
 from concert.noise import (
     BandedNoise,
     GeneratedNoise,
@@ -58,19 +59,28 @@ class Description:
 
 
 def build_objective(settings: ObjectiveSettings) -> Objective:
-    """The objective by name; a setting that it does not have is refused."""
-    if settings.name not in OBJECTIVES:
-        raise ConcertError(nearest("objective", settings.name, OBJECTIVES))
-    method = OBJECTIVES[settings.name]
+    """The objective by name or import path; a setting that it does not have is refused.
+
+    A recipe is the user's own, so the class that it names is trusted.
+    """
+    name, method = settings.name, _method(settings.name)
     arguments = objective_arguments(settings)
     known = set(inspect.signature(method).parameters)
-    for name in arguments:
-        if name not in known:
+    for given in arguments:
+        if given not in known:
             raise ConcertError(
-                f"objective '{settings.name}' has no setting '{name}': remove it "
+                f"objective '{name}' has no setting '{given}': remove it "
                 f"(it has {', '.join(sorted(known))})"
             )
-    return method(**arguments)
+    return construct("objective", name, method, arguments)
+
+
+def _method(name: str) -> Callable[..., Objective]:
+    if "." in name:
+        return import_class("objective", name, True, Objective, "concert.objectives.Objective")
+    if name not in OBJECTIVES:
+        raise ConcertError(nearest("objective", name, OBJECTIVES))
+    return OBJECTIVES[name]
 
 
 def check_noise_settings(kind: str, given: Iterable[str]) -> None:

@@ -97,7 +97,9 @@ class ObjectiveSettings:
 
     Args:
         name: gaussian (Cohen et al. 2019), smoothadv (Salman et al. 2019), macer (Zhai et al.
-            2020), consistency (Jeong and Shin 2020), denoise (Salman et al. 2020) or concert.
+            2020), consistency (Jeong and Shin 2020), denoise (Salman et al. 2020), concert, or the
+            import path of a class of your own, derived from concert.objectives.Objective.
+        init_args: constructor arguments of a class of your own, beside the settings given below.
         m: noisy copies per image.
         mse: weight of the squared distance to the image (denoise).
         agreement: weight of the stability objective (denoise).
@@ -126,6 +128,7 @@ class ObjectiveSettings:
     """
 
     name: str = "concert"
+    init_args: dict[str, Any] | None = None
     m: int | None = None
     mse: float | None = None
     agreement: float | None = None
@@ -262,4 +265,5 @@ def to_yaml(recipe: Recipe) -> str:
 def objective_arguments(settings: ObjectiveSettings) -> dict[str, Any]:
     """The settings that were given, by the names of the objective's constructor."""
     given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    return {name: value for name, value in given.items() if name != "name" and value is not None}
+    own = given.pop("init_args") or {}
+    return {key: value for key, value in given.items() if key != "name" and value is not None} | own
