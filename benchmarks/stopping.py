@@ -27,9 +27,9 @@ from concert.data import ImageSet, load_images, subset_indices
 from concert.memory import keep_large_blocks
 from concert.recipes.config import DataSettings
 from concert.runs import load, read_description
-from concert.sampling.mixing import Case, Steps
 from concert.sampling.sampler import Sampler
 from concert.sampling.votes import Request, Votes
+from concert.sampling.work import Case, Steps
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 

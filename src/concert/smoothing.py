@@ -25,10 +25,10 @@ from concert.engines import EngineChoice
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.records.record import ABSTAIN, Certification
-from concert.sampling.mixing import Case, answer
 from concert.sampling.sampler import Sampler, SamplingSettings
 from concert.sampling.soft_votes import SoftSettings, soft_log_votes
 from concert.sampling.votes import Request, Votes
+from concert.sampling.work import Case, answer
 from concert.streams import Domain, Stream, fresh_seed
 
 _BUILDING: Final = threading.Lock()
@@ -214,7 +214,7 @@ class SmoothedClassifier(nn.Module):
 
         `images`: a batch (B, C, H, W), checked before any draw is made, or images (C, H, W) one
         after the other, which are taken when there is room for them; those need `indices`. Several
-        images are under way at once, so their seconds are shares: `concert.sampling.mixing.Work`.
+        images are under way at once, so their seconds are shares: `concert.sampling.work.Work`.
         """
         procedure.check(self.noise)
         if isinstance(images, Tensor):

@@ -24,10 +24,10 @@ from concert.noise import GridNoise, IsotropicNoise, NoiseModel, QueriedNoise
 from concert.records.record import Certification
 from concert.sampling import mixing
 from concert.sampling.counting import Count, Segment
-from concert.sampling.mixing import Case, Steps, answer
 from concert.sampling.sampler import LARGE_JOB, Sampler, SamplingSettings
 from concert.sampling.settling import made_up, mixing_is_exact
 from concert.sampling.votes import Request, Votes
+from concert.sampling.work import Case, Steps, answer
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 

@@ -15,9 +15,9 @@ from concert.certification.procedure import Procedure
 from concert.certification.selection import select
 from concert.certification.tally import Tally
 from concert.records.record import ABSTAIN, Certification
-from concert.sampling.mixing import Steps
 from concert.sampling.sampler import Sampler
 from concert.sampling.votes import Request
+from concert.sampling.work import Steps
 from concert.streams import Domain, Stream
 
 

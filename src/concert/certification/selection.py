@@ -17,8 +17,8 @@ from torch import Tensor
 from concert.bounds import clopper_pearson_lower
 from concert.certification.procedure import Procedure
 from concert.noise import NoiseModel
-from concert.sampling.mixing import Steps
 from concert.sampling.votes import Request, dips_below
+from concert.sampling.work import Steps
 from concert.streams import Stream
 
 # Shares of draws whose map stays above the floor, from all of them downwards.

@@ -1,88 +1,31 @@
 """Several images under way at once, so that batches are full and no worker waits.
 
-What an image needs is a generator that yields requests and gets their votes (`Steps`). Batches are
-packed from blocks of draws of the images under way, the oldest first; a new image is started when
-theirs would leave a batch unfilled, and images that stop early make room at once. Their number is
-bounded, and so is everything that is kept, whatever the number of images and draws.
+What an image needs is a generator that yields requests and gets their votes
+(`concert.sampling.work.Steps`). Batches are packed from blocks of draws of the images under way,
+the oldest first; a new image is started when theirs would leave a batch unfilled, and images that
+stop early make room at once. Their number is bounded, and so is everything that is kept, whatever
+the number of images and draws.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeAlias, TypeVar
-
-from torch import Tensor
+from dataclasses import replace
+from typing import Any, Final, Generic, TypeVar
 
 from concert.sampling.batches import Batches
-from concert.sampling.counting import Count, Part, Segment, Subject
+from concert.sampling.counting import Count, Part, Segment
 from concert.sampling.crew import Crew
-from concert.sampling.votes import Request, Votes
+from concert.sampling.work import Case, Work
 from concert.streams import DRAWS_PER_BLOCK
 
 T = TypeVar("T")
-# What an image needs: yields requests, gets their votes, and returns the result.
-Steps: TypeAlias = Generator[Request, Votes, T]
 
 # Bytes of sigma maps kept between the two passes over them, of all images together.
 KEPT: Final = 32 * 2**20
-
-
-class Work(Generic[T]):
-    """An image under way: the request that its steps wait for, and what is known of that.
-
-    `seconds`: the time between two batches that came back is shared among the images whose draws
-    were in the second, in proportion to their number, so that the seconds of all images add up to
-    the time that passed.
-    """
-
-    def __init__(self, subject: Subject | None, steps: Steps[T] | None) -> None:
-        self.steps, self.seconds = steps, 0.0
-        self.count: Count | None = None
-        self.next = self.flying = 0
-        self.finished, self.result, self.error = False, None, None
-        self._subject = subject
-
-    result: T | None
-    error: Exception | None
-
-    @property
-    def subject(self) -> Subject:
-        assert self._subject is not None
-        return self._subject
-
-    @property
-    def left(self) -> int:
-        """Draws that are not in a batch yet."""
-        return 0 if self.count is None else max(0, self.count.request.n - self.next)
-
-    def fail(self, error: Exception) -> None:
-        self.error, self.finished, self.count = error, True, None
-
-
-@dataclass(frozen=True)
-class Case(Generic[T]):
-    """An image (C, H, W) and what it needs."""
-
-    image: Tensor
-    steps: Steps[T]
-
-
-def answer(request: Request) -> Steps[Votes]:
-    """The steps of one request."""
-    votes: Votes = yield request
-    return votes
-
-
-def answers(requests: Iterable[Request]) -> Steps[list[Votes]]:
-    """The steps of several requests, one after the other."""
-    found = []
-    for request in requests:
-        found.append((yield request))
-    return found
 
 
 def drive(

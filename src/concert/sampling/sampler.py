@@ -30,9 +30,10 @@ from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.sampling.batches import Batches
 from concert.sampling.crew import Crew, candidates
-from concert.sampling.mixing import Case, Steps, answers, drive
+from concert.sampling.mixing import drive
 from concert.sampling.settling import best_crew, bits, mixing_is_exact, same_bits
 from concert.sampling.votes import Request, Votes
+from concert.sampling.work import Case, Steps, answers
 from concert.streams import DRAWS_PER_BLOCK
 
 T = TypeVar("T")
