@@ -26,7 +26,10 @@ def certifying(
     """`certify` of all images of the subset; one unit is an image."""
     if code:
         sys.path.insert(0, code)
-    from concert.certification.procedure import Procedure
+    try:
+        from concert.certification.procedure import Procedure
+    except ImportError:  # versions whose modules stood side by side
+        from concert.procedure import Procedure  # type: ignore[import-not-found, no-redef]
     from concert.data import load_images, subset_indices
     from concert.memory import keep_large_blocks
     from concert.runs import load

@@ -185,12 +185,24 @@ def test_named_files_of_the_package_hold_what_is_listed_there() -> None:
     text = read(PAGES[-1])
     for file in re.findall(r"`(concert/[\w/]+(?:\.py)?/?)`", text):
         assert (ROOT / "src" / file).exists(), file
-    listed = re.findall(r"`([A-Z]+)` in `(concert/[\w/]+\.py)`", text)
-    assert len(listed) == 3
+    listed = re.findall(r"`([A-Z_]+)` in `(concert/[\w/]+\.py)`", text)
+    assert len(listed) == 5
     for name, file in listed:
         assert re.search(rf"^{name}\b", read(f"src/{file}"), flags=re.M), (name, file)
-    for room in re.findall(r"`(\w+(?:/|\.py))`", text.partition("The rooms")[2]):
-        assert (ROOT / "src" / "concert" / room).exists(), room
+
+
+def test_no_room_uses_one_above_it() -> None:
+    table = re.findall(r"^\| (`\w.*?`) \|", read(PAGES[-1]).partition("The rooms")[2], flags=re.M)
+    package, row_of = ROOT / "src" / "concert", {}
+    for row, cell in enumerate(table):
+        for room in re.findall(r"`(\w+)(?:/|\.py)`", cell):
+            row_of[room] = row
+    assert len(table) == 6
+    for room, row in row_of.items():
+        files = list((package / room).rglob("*.py")) or [package / f"{room}.py"]
+        for file in files:
+            used = re.findall(r"^\s*from concert\.(\w+)", file.read_text(), flags=re.M)
+            assert all(row_of.get(other, row) >= row for other in used), (file, used)
 
 
 def test_a_test_that_is_not_there_is_noticed() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +51,7 @@ def import_class(kind: str, path: str, trust: bool, base: type, named: str) -> C
     try:
         module = importlib.import_module(module_name)
     # Importing runs the module, which may fail in any way.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConcertError(
             f"cannot import '{module_name}' ({one_line(error)}): check the path and that it is "
             "installed or in PYTHONPATH"
@@ -59,7 +61,7 @@ def import_class(kind: str, path: str, trust: bool, base: type, named: str) -> C
         raise ConcertError(f"in {module_name}: {nearest(kind, class_name, classes)}")
     found = getattr(module, class_name)
     if not _derives(found, base):
-        raise ConcertError(f"'{path}' is not a {named} class: name one that is")
+        raise ConcertError(f"'{path}' is no class derived from {named}: name one that is")
     constructor: Callable[..., Any] = found
     return constructor
 
@@ -79,7 +81,22 @@ def construct(
         ) from error
 
 
-def one_line(error: Exception) -> str:
+def source_hash(kinds: Iterable[type]) -> str | None:
+    """The hash of the files that define the user's own classes among `kinds`; None without any."""
+    digest, found = hashlib.sha256(), False
+    for name, kind in sorted({kind.__module__: kind for kind in kinds}.items()):
+        if name.split(".")[0] in ("concert", "torch"):
+            continue
+        try:
+            content = Path(inspect.getfile(kind)).read_bytes()
+        except (TypeError, OSError):
+            continue
+        digest.update(hashlib.sha256(content).digest())
+        found = True
+    return digest.hexdigest() if found else None
+
+
+def one_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

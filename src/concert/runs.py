@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from concert.engines import read_choice
 from concert.errors import ConcertError
 from concert.files import write_atomically
+from concert.import_paths import source_hash
 from concert.noise import NoiseModel
 from concert.recipes.building import Description, build_base, build_noise
 from concert.recipes.config import DataSettings
@@ -50,18 +50,8 @@ def weights_file(classifier: nn.Module, noise: NoiseModel) -> bytes:
 
 def source_of(*models: nn.Module) -> dict[str, str]:
     """The hash of the files that define the user's own classes in models, whose code may change."""
-    modules = {type(part).__module__: type(part) for model in models for part in model.modules()}
-    digest, found = hashlib.sha256(), False
-    for name, kind in sorted(modules.items()):
-        if name.split(".")[0] in ("concert", "torch"):
-            continue
-        try:
-            content = Path(inspect.getfile(kind)).read_bytes()
-        except (TypeError, OSError):
-            continue
-        digest.update(hashlib.sha256(content).digest())
-        found = True
-    return {"classifier_source": digest.hexdigest()} if found else {}
+    found = source_hash(type(part) for model in models for part in model.modules())
+    return {} if found is None else {"classifier_source": found}
 
 
 def save_model(
@@ -162,6 +152,20 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, fol
         raise ConcertError(_not_fitting(folder, error)) from None
 
 
+def data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
+    """The data of the flags; what they leave out is that of the training run."""
+    trained: dict[str, Any] = {}
+    if given.name in ("", trained_on):
+        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+            trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
+    path = given.path or trained.get("path")
+    return DataSettings(
+        given.name or trained_on,
+        None if path is None else Path(path),
+        size=given.size or trained.get("size"),
+    )
+
+
 def load(
     path: str | Path,
     trust: bool = False,
@@ -201,17 +205,3 @@ def load(
 def _not_fitting(folder: Path, error: Exception) -> str:
     first = str(error).splitlines()[0]
     return f"{folder / WEIGHTS} does not fit the model in {CONFIG}: {first}"
-
-
-def data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
-    """The data of the flags; what they leave out is that of the training run."""
-    trained: dict[str, Any] = {}
-    if given.name in ("", trained_on):
-        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-            trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
-    path = given.path or trained.get("path")
-    return DataSettings(
-        given.name or trained_on,
-        None if path is None else Path(path),
-        size=given.size or trained.get("size"),
-    )

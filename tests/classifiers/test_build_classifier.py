@@ -96,7 +96,7 @@ def test_mistakes_are_one_line(own: str) -> None:
     assert "division by zero" in refused("failing_networks.Network", **trusted)
     assert "did you mean 'Linear'" in refused(f"{own}.Linaer", **trusted)
     for name in ("function", "NUMBER", "NotAModule"):
-        assert "is not a torch.nn.Module class" in refused(f"{own}.{name}", **trusted)
+        assert "is no class derived from torch.nn.Module" in refused(f"{own}.{name}", **trusted)
     failing = {"classes": 5, "fail": True}
     message = refused(f"{own}.Linear", init_args=failing, **trusted)
     assert message.endswith("first line")
@@ -107,5 +107,7 @@ def test_mistakes_are_one_line(own: str) -> None:
     assert "3 normalisation means for images of 1 channels" in refused(
         "lenet", 10, 1, mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    assert "not a torch.nn.Module class" in refused("concert.classifiers.lenet.nn", 10, 1)
+    assert "is no class derived from torch.nn.Module" in refused(
+        "concert.classifiers.lenet.nn", 10, 1
+    )
     assert issubclass(LeNet, nn.Module)

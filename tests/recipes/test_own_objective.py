@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from concert.cli import main
 from concert.errors import ConcertError
+from concert.evaluation.certify import describe_method
 from concert.objectives import GaussianObjective, Objective
-from concert.recipes.building import build_objective
-from concert.recipes.config import ObjectiveSettings
+from concert.recipes.building import Description, build_objective
+from concert.recipes.config import (
+    ClassifierSettings,
+    DataSettings,
+    NoiseSettings,
+    ObjectiveSettings,
+    Recipe,
+    TrainingSettings,
+)
 from concert.records.reading import read_log
+from concert.runs import read_description
+from concert.training.loop import Watcher, train
 
 CODE = '''
-from concert.objectives import GaussianObjective, Objective
+from concert.objectives import DenoiseObjective, GaussianObjective, Objective
 
 class Doubled(GaussianObjective):
     """Gaussian augmentation whose images are repeated `times` times."""
@@ -24,12 +35,25 @@ class Doubled(GaussianObjective):
         if times < 1:
             raise ValueError(f"times must be positive, got {times}")
         super().__init__(m * times)
+
+class Cohen(GaussianObjective):
+    def __init__(self, eta: float | None = 0.5, **others) -> None:
+        super().__init__(**others)
+        self.eta = eta
+
+class Denoising(DenoiseObjective):
+    pass
+
+class Halved(GaussianObjective):
+    def __init__(self) -> None:
+        self.m = 0.5
 '''
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_method.py").write_text(CODE)
+    (tmp_path / "ends_python.py").write_text("import sys\n\nsys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.delitem(sys.modules, "own_method", raising=False)
@@ -37,9 +61,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_takes_settings_and_arguments_of_its_own(here: Path) -> None:
+    free = build_objective(ObjectiveSettings("own_method.Cohen", {"m": 3}))
+    assert (free.m, free.eta) == (3, 0.5)  # type: ignore[attr-defined]
     made = build_objective(ObjectiveSettings("own_method.Doubled", {"times": 3}, m=2))
     assert isinstance(made, Objective)
-    assert made.m == 6  # type: ignore[attr-defined]
+    assert made.m == 6
     assert isinstance(build_objective(ObjectiveSettings("gaussian")), GaussianObjective)
 
 
@@ -50,8 +76,14 @@ def test_it_takes_settings_and_arguments_of_its_own(here: Path) -> None:
         (ObjectiveSettings("own_method.Doubled", alpha=1.0), "has no setting 'alpha'"),
         (ObjectiveSettings("own_method.Doubled", {"times": 0}), "times must be positive, got 0"),
         (ObjectiveSettings("own_method.Dubled"), "did you mean 'Doubled'"),
-        (ObjectiveSettings("torch.nn.Flatten"), "not a concert.objectives.Objective class"),
-        (ObjectiveSettings("own_method.Objective"), "not a concert.objectives.Objective class"),
+        (ObjectiveSettings("torch.nn.Flatten"), "no class derived from concert.objectives"),
+        (ObjectiveSettings("own_method.Objective"), "no class derived from concert.objectives"),
+        (ObjectiveSettings("own_method.Doubled", {"m": 3}, m=2), "objective.m is in .*init_args"),
+        (ObjectiveSettings("own_method.Halved"), "m must be a whole number, not 0.5"),
+        (ObjectiveSettings("own_method.Halved", m=1), "has no setting 'm'.*it has none"),
+        (ObjectiveSettings("gaussian", {"m": 2}), "init_args is for a class of your own"),
+        (ObjectiveSettings("concert.objectives.GaussianObjective"), "unknown objective"),
+        (ObjectiveSettings("ends_python.Method"), "cannot import 'ends_python'"),
         (ObjectiveSettings("no_such_module.Method"), "cannot import 'no_such_module'"),
         (ObjectiveSettings("gausian"), "did you mean 'gaussian'"),
     ],
@@ -61,17 +93,70 @@ def test_what_does_not_fit_is_refused(here: Path, settings: ObjectiveSettings, s
         build_objective(settings)
 
 
-def test_it_trains_certifies_and_has_its_name_in_tables(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = {
+def recipe(name: str, **arguments: Any) -> dict[str, Any]:
+    return {
         "data": {"name": "digits", "subset": "first:64"},
         "classifier": {"name": "lenet"},
         "noise": {"kind": "isotropic", "sigma": 0.25},
-        "objective": {"name": "own_method.Doubled", "init_args": {"times": 2}},
+        "objective": {"name": name, "init_args": arguments},
         "training": {"epochs": 1, "batch_size": 32},
     }
-    Path("own.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_an_argument_that_is_null_is_written_down(here: Path) -> None:
+    """Without it the method's own default would be taken for it."""
+    Path("null.yaml").write_text(yaml.safe_dump(recipe("own_method.Cohen", eta=None)))
+    assert main(["train", "null.yaml", "--out", "run"]) == 0
+    written = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert written["objective"]["init_args"] == {"eta": None}
+    assert main(["train", "null.yaml", "--out", "run"]) == 0
+    assert main(["train", "run/config.yaml", "--out", "run"]) == 0
+    assert main(["train", "null.yaml", "--out", "run", "--objective.init_args", "null"]) == 2
+    method = describe_method(Path("run"), read_description(Path("run"))[0])["method"]
+    assert method == "own_method.Cohen", "it is not the paper's"
+
+
+def test_a_denoising_method_of_ones_own_needs_a_denoiser(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(yaml.safe_dump(recipe("own_method.Denoising")))
+    assert main(["train", "own.yaml", "--out", "run"]) == 2
+    assert "'own_method.Denoising' trains a denoiser" in capsys.readouterr().err
+
+
+def test_a_run_is_not_gone_on_with_by_other_code(here: Path) -> None:
+    class Stop(Watcher):
+        def should_stop(self) -> bool:
+            return True
+
+    objective = ObjectiveSettings("own_method.Doubled")
+    begun = Recipe(
+        DataSettings("digits", subset="first:64"),
+        ClassifierSettings("lenet"),
+        NoiseSettings("isotropic"),
+        objective,
+        TrainingSettings(epochs=1, batch_size=32),
+    )
+    assert not train(begun, here / "run", Stop())
+    Path("own_method.py").write_text(CODE + "# changed\n")
+    with pytest.raises(ConcertError, match="begun with another code of the objective"):
+        train(begun, here / "run")
+    Path("own_method.py").write_text(CODE)
+    assert train(begun, here / "run")
+
+
+def test_what_an_imported_model_was_trained_by_is_a_text(tmp_path: Path) -> None:
+    record = {"imported": {"file": "a.pt"}, "objective": {"name": "SmoothAdv 0.5"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    noise = {"kind": "isotropic", "sigma": 0.5}
+    described = Description({"name": "lenet"}, noise, 10, (1, 28, 28), (), "mnist")
+    assert describe_method(tmp_path, described)["method"] == "SmoothAdv 0.5"
+
+
+def test_it_trains_certifies_and_has_its_name_in_tables(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(yaml.safe_dump(recipe("own_method.Doubled", times=2)))
     assert main(["train", "own.yaml", "--out", "run", "--objective.m", "2"]) == 0
     written = yaml.safe_load(Path("run/config.yaml").read_text())["objective"]
     assert written == {"name": "own_method.Doubled", "init_args": {"times": 2}, "m": 2}

@@ -194,8 +194,7 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
 def _copies(run: PlannedRun) -> int:
     """Noisy copies of an image in a training step."""
     objective = build_objective(run.recipe.objective)
-    first = getattr(objective, "train_copies", "all") == "first"
-    return 1 if first else int(getattr(objective, "m", 1))
+    return 1 if getattr(objective, "train_copies", "all") == "first" else objective.m
 
 
 def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:

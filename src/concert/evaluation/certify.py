@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,11 +63,9 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     kind = noise["kind"]
     sigma = f"{noise['low']:g}-{noise['high']:g}" if "low" in noise else f"{noise['sigma']:g}"
     try:
-        recipe = yaml.safe_load((run / "config.yaml").read_text())
-        objective = str(recipe["objective"]["name"])
+        title = _title(yaml.safe_load((run / "config.yaml").read_text()))
     except (OSError, yaml.YAMLError, KeyError, TypeError):
-        objective = "model"
-    title = TITLES.get(objective, objective.rpartition(".")[2])
+        title = "model"
     method = title if kind == "isotropic" else f"{title} ({kind})"
     if kind == "banded":
         method = (
@@ -77,6 +75,15 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     if "grid" in noise:
         method = f"{title} (1/{noise['grid']} grid)"
     return {"method": method, "noise": kind, "sigma": sigma}
+
+
+def _title(recipe: Mapping[str, Any]) -> str:
+    """The method of a recipe, or what an imported model was said to be trained by."""
+    name = str(recipe["objective"]["name"])
+    own = name.rpartition(".")[2]
+    # A user's class that is called like one of the paper's methods is not taken for that.
+    taken = own.lower() in {title.lower() for title in TITLES.values()}
+    return TITLES.get(name, name if "imported" in recipe or taken else own)
 
 
 def describe_data(images: ImageSet) -> dict[str, Any]:

@@ -33,9 +33,11 @@ class Objective(ABC):
     """A training method. Settings are constructor arguments with the published defaults.
 
     `needs_entropy`: whether it wants the entropy maps of its images. `start_epoch`: the epoch,
-    counted from 0, from which all of its terms are trained.
+    counted from 0, from which all of its terms are trained. `m`: noisy copies of an image in a
+    step, which reports state.
     """
 
+    m: int = 1
     needs_entropy: bool = False
     start_epoch: int = 0
 

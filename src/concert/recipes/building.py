@@ -14,7 +14,7 @@ from concert.classifiers import Denoised, build_classifier, build_denoiser
 from concert.data import MEAN_STD
 from concert.errors import ConcertError, nearest
 from concert.generator import build_generator
-from concert.import_paths import construct, import_class
+from concert.import_paths import construct, import_class, is_foreign
 from concert.noise import (
     BandedNoise,
     GeneratedNoise,
@@ -34,6 +34,8 @@ from concert.recipes.config import (
     objective_arguments,
 )
 
+KEYWORD: Final = inspect.Parameter.POSITIONAL_OR_KEYWORD
+KEYWORD_ONLY: Final = inspect.Parameter.KEYWORD_ONLY
 _BOX: Final = ("low", "high", "omega")
 _GENERATOR: Final = (*_BOX, "generator", "generator_args")
 # The settings that a kind of noise is made of.
@@ -65,18 +67,28 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
     """
     name, method = settings.name, _method(settings.name)
     arguments = objective_arguments(settings)
-    known = set(inspect.signature(method).parameters)
-    for given in arguments:
-        if given not in known:
-            raise ConcertError(
-                f"objective '{name}' has no setting '{given}': remove it "
-                f"(it has {', '.join(sorted(known))})"
-            )
-    return construct("objective", name, method, arguments)
+    if settings.init_args is not None and not is_foreign(name):
+        raise ConcertError(
+            "objective.init_args is for a class of your own: give the settings of "
+            f"'{name}' by their names"
+        )
+    parameters = inspect.signature(method).parameters.values()
+    known = {each.name for each in parameters if each.kind in (KEYWORD, KEYWORD_ONLY)}
+    if not any(each.kind == each.VAR_KEYWORD for each in parameters):
+        for given in arguments:
+            if given not in known:
+                raise ConcertError(
+                    f"objective '{name}' has no setting '{given}': remove it "
+                    f"(it has {', '.join(sorted(known)) or 'none'})"
+                )
+    made = construct("objective", name, method, arguments)
+    if not isinstance(made.m, int):
+        raise ConcertError(f"objective '{name}': m must be a whole number, not {made.m!r}")
+    return made
 
 
 def _method(name: str) -> Callable[..., Objective]:
-    if "." in name:
+    if is_foreign(name):
         return import_class("objective", name, True, Objective, "concert.objectives.Objective")
     if name not in OBJECTIVES:
         raise ConcertError(nearest("objective", name, OBJECTIVES))

@@ -6,7 +6,8 @@ code that uses it states.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import copy
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,17 +245,16 @@ class Recipe:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain values only, without the settings left at None."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if item is not None}
-        if isinstance(value, Path):
-            return value.as_posix()
-        return value
-
-    result: dict[str, Any] = plain(asdict(recipe))
+    """Plain values only, without the settings left at None; arguments of classes as given."""
+    result: dict[str, Any] = _plain(recipe)
     return result
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        given = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return {name: _plain(item) for name, item in given.items() if item is not None}
+    return value.as_posix() if isinstance(value, Path) else copy.deepcopy(value)
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -263,7 +263,13 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def objective_arguments(settings: ObjectiveSettings) -> dict[str, Any]:
-    """The settings that were given, by the names of the objective's constructor."""
+    """The settings that were given, by the names of the objective's constructor.
+
+    Raises ConcertError for one that is given twice, as a setting and in `init_args`.
+    """
     given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
     own = given.pop("init_args") or {}
-    return {key: value for key, value in given.items() if key != "name" and value is not None} | own
+    shared = {key: value for key, value in given.items() if key != "name" and value is not None}
+    for name in sorted(shared.keys() & own.keys()):
+        raise ConcertError(f"objective.{name} is in objective.init_args too: remove one of them")
+    return shared | own

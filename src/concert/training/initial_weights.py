@@ -14,6 +14,7 @@ from concert.data import MEAN_STD
 from concert.errors import ConcertError
 from concert.import_paths import is_foreign
 from concert.noise import NoiseModel
+from concert.objectives import DenoiseObjective, Objective
 from concert.recipes.building import Description, describe_classifier
 from concert.recipes.config import Recipe
 from concert.runs import load_into, model_folder, read_description, read_weights
@@ -147,15 +148,15 @@ def _renamed(tensors: Mapping[str, Tensor], before: str, after: str) -> dict[str
     }
 
 
-def check_denoiser(recipe: Recipe, classifier: nn.Module) -> None:
+def check_denoiser(recipe: Recipe, objective: Objective, classifier: nn.Module) -> None:
     """Refuse a denoiser before a classifier of random weights, and its objective without it."""
     if isinstance(classifier, Denoised) and recipe.init is None:
         raise ConcertError(
             "classifier.denoiser stands before a classifier that is trained already: give its run "
             "by --init"
         )
-    if recipe.objective.name == "denoise" and not isinstance(classifier, Denoised):
+    if isinstance(objective, DenoiseObjective) and not isinstance(classifier, Denoised):
         raise ConcertError(
-            "objective 'denoise' trains a denoiser: set classifier.denoiser to dncnn or to an "
-            "import path"
+            f"objective '{recipe.objective.name}' trains a denoiser: set classifier.denoiser to "
+            "dncnn or to an import path"
         )

@@ -24,6 +24,7 @@ from concert.engines.inference import check_classifier
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.generator import multiply_adds
+from concert.import_paths import source_hash
 from concert.memory import channels_last
 from concert.noise import NoiseModel
 from concert.recipes.building import build_base, build_noise, build_objective, describe
@@ -96,7 +97,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     initial = {}
     if recipe.init is not None:
         initial["initial weights"] = take_weights(recipe.init, description, classifier, noise)
-    check_denoiser(recipe, classifier)
+    check_denoiser(recipe, objective, classifier)
     noise.accept(images.images(chosen[:1].tolist()))
     check_classifier(classifier.eval(), torch.zeros((2, *images.shape)), images.num_classes)
     objective.check(noise)
@@ -119,6 +120,9 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     f, g = distributed(fabric, classifier, noise)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs, **initial}
+    code = source_hash([type(objective)])
+    if code is not None:
+        inputs["code of the objective"] = code
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)
     if state.resume(out / "checkpoints"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)

@@ -20,6 +20,9 @@ FREE: Final = (
     "training.num_nodes",
 )
 
+# What is said of a setting that a recipe does not have.
+ABSENT: Final = "nothing given"
+
 
 def claim_folder(recipe: Recipe, out: Path) -> None:
     """Write config.yaml, or check that the run that is there has the same recipe."""
@@ -43,10 +46,11 @@ def check_claim(recipe: Recipe, out: Path) -> None:
         raise ConcertError(f"{file} is damaged: restore it or choose another --out") from None
     here = _flatten(to_dict(recipe))
     for name in sorted(there.keys() | here.keys()):
-        if name not in FREE and there.get(name) != here.get(name):
+        # Without a value is not the same as null, of an argument that may be null.
+        if name not in FREE and there.get(name, ABSENT) != here.get(name, ABSENT):
             raise ConcertError(
-                f"{out} holds a run with {name} = {there.get(name)}, this recipe has "
-                f"{here.get(name)}: choose another --out"
+                f"{out} holds a run with {name} = {there.get(name, ABSENT)}, this recipe has "
+                f"{here.get(name, ABSENT)}: choose another --out"
             )
 
 
