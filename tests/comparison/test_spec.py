@@ -174,7 +174,7 @@ def test_runs_are_in_runs(folder: Path, given: str, out: str) -> None:
 @pytest.mark.parametrize("name", spec_names())
 def test_shipped_specifications_are_complete(name: str, tmp_path: Path) -> None:
     comparison = read_spec(name, tmp_path / "out")
-    assert len({run.name for run in comparison.runs}) == len(comparison.runs) >= 4
+    assert len({run.name for run in comparison.runs}) == len(comparison.runs) >= 2
     assert not (tmp_path / "out").exists()
     methods = {run.recipe.objective.name for run in comparison.runs}
     assert {"concert", "macer"} <= methods
