@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_certification import certification
 
 from concert.certificates import Guarantee
 from concert.errors import ConcertError
@@ -22,29 +23,6 @@ from concert.records.reading import read_log
 from concert.records.record import Certification, format_row
 
 DATA = Path(__file__).parents[1] / "data_files"
-
-
-def certification(index: int, **changes: Any) -> Certification:
-    values: dict[str, Any] = {
-        "label": 3,
-        "radius": 0.5,
-        "p_lower": 0.97,
-        "guarantee": Guarantee.DEPLOYED,
-        "certificate": "isotropic",
-        "axes": None,
-        "proxy_volume": 0.5,
-        "log_volume": -12.0,
-        "n_used": 100,
-        "votes": (0, 1, 0, 99),
-        "seed": 7,
-        "index": index,
-        "candidate": 3,
-        "sigma_min": 0.25,
-        "sigma_geomean": 0.25,
-        "sigma_max": 0.25,
-        "reason": "",
-    }
-    return Certification(**{**values, **changes})
 
 
 # The records of data_files/certify.tsv with their true labels and seconds. Files that users have

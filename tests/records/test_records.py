@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_certification import certification
 
 from concert.certificates import Guarantee
 from concert.records.record import (
@@ -23,30 +24,6 @@ from concert.records.record import (
     parse_seconds,
     parse_votes,
 )
-
-
-def certification(**changes: Any) -> Certification:
-    values: dict[str, Any] = {
-        "label": 3,
-        "radius": 0.5,
-        "p_lower": 0.97,
-        "guarantee": Guarantee.DEPLOYED,
-        "certificate": "isotropic",
-        "axes": None,
-        "proxy_volume": 0.5,
-        "log_volume": -12.0,
-        "n_used": 100,
-        "votes": (0, 1, 0, 99),
-        "seed": 0,
-        "index": 17,
-        "candidate": 3,
-        "sigma_min": 0.25,
-        "sigma_geomean": 0.25,
-        "sigma_max": 0.25,
-        "reason": "",
-    }
-    return Certification(**{**values, **changes})
-
 
 plain_text = st.text(st.characters(exclude_characters='\t\r\n"', codec="utf-8"))
 numbers = st.floats(allow_nan=False)
