@@ -18,3 +18,10 @@ def test_milestones_are_positive_and_rise(milestones: list[int]) -> None:
 @pytest.mark.parametrize("milestones", [[], [1], [30, 60]])
 def test_milestones_may_lie_beyond_the_epochs_of_a_trial(milestones: list[int]) -> None:
     assert TrainingSettings(epochs=2, milestones=milestones).milestones == milestones
+
+
+def test_nesterovs_momentum_needs_momentum() -> None:
+    assert TrainingSettings(nesterov=True).nesterov
+    assert not TrainingSettings(momentum=0.0).nesterov
+    with pytest.raises(ConcertError, match=r"nesterov needs a training\.momentum above 0"):
+        TrainingSettings(momentum=0.0, nesterov=True)

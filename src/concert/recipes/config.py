@@ -164,6 +164,7 @@ class TrainingSettings:
         batch_size: images per step.
         lr: learning rate.
         momentum: of stochastic gradient descent.
+        nesterov: whether the momentum is Nesterov's, which looks ahead, or plain.
         weight_decay: of stochastic gradient descent.
         milestones: epochs at which lr is multiplied by lr_decay, in rising order.
         lr_decay: see milestones.
@@ -182,6 +183,7 @@ class TrainingSettings:
     batch_size: int = 128
     lr: float = 0.01
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 1e-4
     milestones: list[int] = field(default_factory=list)
     lr_decay: float = 0.1
@@ -207,6 +209,8 @@ class TrainingSettings:
                 "training.momentum must lie in [0, 1) and training.weight_decay must not be "
                 f"negative, got {self.momentum} and {self.weight_decay}"
             )
+        if self.nesterov and self.momentum == 0:
+            raise ConcertError("training.nesterov needs a training.momentum above 0, got 0")
         if not 0 <= self.seed < 2**63:
             raise ConcertError(f"training.seed must lie in [0, 2^63), got {self.seed}")
         # They may lie beyond the last epoch: a quick trial of a recipe changes its epochs only.

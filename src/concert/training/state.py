@@ -158,6 +158,7 @@ def make_optimizer(
         [group for group in groups if group["params"]],
         lr=settings.lr,
         momentum=settings.momentum,
+        nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
     )
 
