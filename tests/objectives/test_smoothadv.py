@@ -18,7 +18,15 @@ from concert.errors import ConcertError
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.objectives import OBJECTIVES, GaussianObjective, SmoothAdvObjective
-from concert.objectives.smoothadv import ascent, attack_loss, ddn, lengths, pgd, shorten
+from concert.objectives.smoothadv import (
+    ascent,
+    attack_loss,
+    cosine_decay,
+    ddn,
+    lengths,
+    pgd,
+    shorten,
+)
 
 SHAPE = (1, 4, 4)
 M, SIGMA = 3, 0.3
@@ -98,28 +106,50 @@ def test_pgd_takes_the_published_steps(epsilon: float, steps: int) -> None:
     assert bool((after > before).all())
 
 
-@pytest.mark.parametrize(("epsilon", "steps"), [(0.8, 1), (0.8, 12), (3.0, 12)])
+# 0.505 + 0.495 cos(180 degrees i / steps), i from 0.
+RATES = {
+    1: [1.0],
+    2: [1.0, 0.505],
+    3: [1.0, 0.7525, 0.2575],
+    6: [1.0, 0.9336825749, 0.7525, 0.505, 0.2575, 0.0763174251],
+}
+
+
+@pytest.mark.parametrize("steps", RATES)
+def test_ddns_first_step_has_length_1(steps: int) -> None:
+    assert cosine_decay(steps) == pytest.approx(RATES[steps], abs=1e-9)
+
+
+@pytest.mark.parametrize(("epsilon", "steps"), [(0.8, 1), (0.8, 3), (0.8, 6), (3.0, 6)])
 def test_ddn_takes_the_published_steps(epsilon: float, steps: int) -> None:
     x = images().flatten(1).numpy()
     delta, best = np.zeros_like(x), np.zeros_like(x)
     largest = norms(np.maximum(x, 1 - x))
     norm, smallest = np.full_like(largest, epsilon), largest.copy()
-    for step in range(steps):
+    expected, seen = [], []
+    for rate in RATES[steps]:
+        expected.append(x + delta)
         _, gradient, logits = soft_loss(x + delta)
         votes = np.stack([np.bincount(row, minlength=3) for row in logits.argmax(axis=2)])
         misled = (votes.argmax(axis=1) != LABELS.numpy())[:, None]
         better = misled & (norms(delta) < smallest)
         smallest = np.where(better, norms(delta), smallest)
         best = np.where(better, delta, best)
-        rate = 0.01 + 0.99 * (1 + np.cos(np.pi * (step + 1) / steps)) / 2
         delta = delta + rate * gradient / norms(gradient)
         norm = np.minimum(norm * np.where(misled, 0.95, 1.05), largest)
         delta = delta * norm / norms(delta)
         delta = np.clip(np.round((x + delta) * 255) / 255, 0, 1) - x
     best = best * np.minimum(1, epsilon / np.maximum(norms(best), 1e-12))
-    expected = x + np.round(best * 255) / 255
-    found = ddn(victim, images(), LABELS, epsilon, steps, seeded())
-    assert found.flatten(1).numpy() == pytest.approx(expected, abs=1e-6)
+    expected.append(x + np.round(best * 255) / 255)
+
+    def watched(image: Tensor) -> Tensor:
+        seen.append(image.detach().flatten(1).numpy())
+        return victim(image)
+
+    found = ddn(watched, images(), LABELS, epsilon, steps, seeded())
+    assert np.stack([*seen, found.flatten(1).numpy()]) == pytest.approx(
+        np.stack(expected), abs=1e-6
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -69,26 +69,30 @@ def ddn(
     """Decoupled direction and norm (Rony et al., CVPR 2019): the smallest perturbation found.
 
     The norm starts at epsilon and is multiplied by 1 - `gamma` after a step that found the majority
-    of copies misled, by 1 + `gamma` otherwise; the step decays from 1 to 0.01 by a cosine. Images
+    of copies misled, by 1 + `gamma` otherwise; the step decays from 1 by `cosine_decay`. Images
     are rounded to `levels` grey levels, and the result's norm is at most epsilon before a last
     rounding. An image for which nothing was found is returned as it is.
     """
     delta, best = torch.zeros_like(images), torch.zeros_like(images)
     largest = lengths(torch.maximum(images, 1.0 - images))
     smallest, norm = largest.clone(), torch.full_like(largest, epsilon)
-    for step in range(steps):
+    for rate in cosine_decay(steps):
         direction, logits = ascent(victim, images + delta, labels, generator)
         misled = majority(logits) != labels
         better = misled & (lengths(delta) < smallest)
         smallest = torch.where(better, lengths(delta), smallest)
         best = torch.where(spread(better), delta, best)
 
-        rate = 0.01 + 0.99 * (1.0 + math.cos(math.pi * (step + 1) / steps)) / 2.0
         delta = delta + rate * direction
         norm = torch.minimum(norm * torch.where(misled, 1.0 - gamma, 1.0 + gamma), largest)
         delta = delta * spread(norm / lengths(delta))
         delta = rounded(images + delta, levels).clamp(0.0, 1.0) - images
     return (images + rounded(shorten(best, epsilon), levels)).clamp(0.0, 1.0)
+
+
+def cosine_decay(steps: int) -> list[float]:
+    """The lengths of DDN's steps: the first is 1, and the one after the last would be 0.01."""
+    return [0.01 + 0.99 * (1.0 + math.cos(math.pi * step / steps)) / 2.0 for step in range(steps)]
 
 
 def ascent(
