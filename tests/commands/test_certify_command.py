@@ -26,7 +26,7 @@ def hint(abstained: int = 16, **changed: Any) -> str:
         "class_names": (),
         "data": "mnist",
     }
-    return untrained_hint(abstained, RUN, Description(**(description | changed)))
+    return untrained_hint(16, abstained, RUN, Description(**(description | changed)))
 
 
 @pytest.mark.parametrize(

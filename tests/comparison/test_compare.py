@@ -16,8 +16,9 @@ from specs import COHEN, change
 from written_runs import cut, write_log
 
 from concert.cli import main
+from concert.comparison.performing import only_one
 from concert.comparison.spec import read_spec
-from concert.comparison.steps import Step, only_one
+from concert.comparison.steps import Step
 from concert.errors import INTERRUPTED, ConcertError
 
 OWN = """
@@ -167,7 +168,7 @@ def test_the_first_step_that_failed_is_told(
         trains = step.kind == "train"
         ending(step, 0 if trains else 2, "trained\n" if trains else "begun\nno such disk\n\n")
 
-    monkeypatch.setattr("concert.comparison.steps._start", start)
+    monkeypatch.setattr("concert.comparison.performing._start", start)
     assert main(["compare", "spec.yaml", "--out", "out"]) == 2
     assert capsys.readouterr().err == (
         "concert: error: cohen certify failed: no such disk (out/cohen/certify.log)\n"
@@ -181,7 +182,7 @@ def test_a_step_that_was_killed_is_not_told_by_what_it_said_before(
     def killed(step: Step, threads: int, lock: int | None) -> None:
         ending(step, -9, "epoch 3: loss 0.1, 500 images/s\n")
 
-    monkeypatch.setattr("concert.comparison.steps._start", killed)
+    monkeypatch.setattr("concert.comparison.performing._start", killed)
     assert main(["compare", "spec.yaml", "--out", "out"]) == 2
     assert capsys.readouterr().err == (
         "concert: error: cohen train failed: it was ended by signal 9, for instance for want of "
@@ -197,7 +198,7 @@ def test_output_of_an_earlier_start_is_not_todays_error(
         ending(step, 2, before)
         step.output_at_start = len(before)
 
-    monkeypatch.setattr("concert.comparison.steps._start", silent)
+    monkeypatch.setattr("concert.comparison.performing._start", silent)
     assert main(["compare", "spec.yaml", "--out", "out"]) == 2
     assert "cohen train failed: it said nothing (" in capsys.readouterr().err
 
@@ -212,7 +213,7 @@ def test_a_run_that_is_missing_is_no_success(
             write_log(step.run.folder)
         ending(step, 0, "")
 
-    monkeypatch.setattr("concert.comparison.steps._start", start)
+    monkeypatch.setattr("concert.comparison.performing._start", start)
     assert main(["compare", "spec.yaml", "--out", "out"]) == 2
     captured = capsys.readouterr()
     assert "beta-0 is not in the report: not certified" in captured.err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from specs import SPEC, change
-from written_runs import IDENTITY, write_log, write_model, write_variances
+from written_runs import IDENTITY, write_log, write_model, write_prediction, write_variances
 
 from concert.comparison.plan import Comparison
 from concert.comparison.report import SOURCES, read_logs, write_comparison
@@ -90,6 +90,7 @@ def test_the_papers_numbers_are_explained(folder: Path) -> None:
         assert "interval: its 95 % bootstrap interval over images" in text
         assert "rounded down" in text
         assert SOURCES in text
+        assert "Training took 1 to 1 minutes of this machine a run" in text
     assert "it trained Concert for 300 epochs" in SOURCES
 
 
@@ -103,6 +104,21 @@ def test_table_9_has_a_row_for_each_run_of_concert(folder: Path) -> None:
     assert list(here["images"]) == ["4", "128"]
     statistics = pd.read_csv(folder / "report" / "table8.csv")
     assert list(statistics["data"]) == ["cifar10"] * 3 + ["digits"]
+
+
+@pytest.mark.parametrize(("weights", "rows"), [("w", 1), ("other weights", 0)])
+def test_a_prediction_of_another_model_is_not_in_table_9(
+    folder: Path, weights: str, rows: int
+) -> None:
+    comparison = two_runs(folder)
+    concert = comparison.runs[1].folder
+    write_model(concert)
+    write_prediction(concert, weights)
+    write_comparison(comparison, folder / "report")
+    table = pd.read_csv(folder / "report" / "table9.csv", keep_default_na=False)
+    found = table[(table["source"] == "here") & (table["item"] == "Single prediction")]
+    expected = [["1000", "1000", "5", 0.25]] * rows
+    assert found[["n", "draws", "images", "seconds"]].to_numpy().tolist() == expected
 
 
 def test_figures_of_groups_that_are_gone_are_removed(folder: Path) -> None:

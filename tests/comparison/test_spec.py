@@ -33,6 +33,7 @@ def test_the_plan_is_common_settings_and_then_the_runs_own(folder: Path) -> None
         "cohen certify",
         "beta-0 train",
         "beta-0 certify",
+        "beta-0 prediction",
     ]
 
 
@@ -47,6 +48,13 @@ def test_arguments_are_those_that_runs_have_noted(folder: Path) -> None:
         "-m concert.evaluation.gradient_variance out/cohen --data.path somewhere "
         "--out out/cohen/gradient_variance.json",
     ]
+
+
+def test_predictions_of_noise_with_maps_are_timed(folder: Path) -> None:
+    *_, timed = steps_of(read_spec("spec.yaml", Path("out")))
+    assert " ".join(timed.arguments) == (
+        "-m concert.evaluation.prediction_time out/beta-0 --out out/beta-0/prediction_time.json"
+    )
 
 
 def test_settings_become_flags() -> None:

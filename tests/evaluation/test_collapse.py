@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from concert.evaluation.collapse import ENOUGH, collapsed
+from concert.evaluation.collapse import ENOUGH, FEWEST, collapsed
 
 MIXED = [i % 4 for i in range(ENOUGH)]
 
@@ -19,7 +19,10 @@ MIXED = [i % 4 for i in range(ENOUGH)]
         ([3] * ENOUGH, [3] * ENOUGH, False),
         ([3] * ENOUGH, [3] * (ENOUGH // 2 + 1) + [1] * (ENOUGH // 2 - 1), False),
         ([3, *[2] * (ENOUGH - 1)], MIXED, False),
-        ([-1] * (ENOUGH - 1), MIXED[:-1], False),
+        ([-1] * (ENOUGH - 1), MIXED[:-1], True),
+        ([-1] * FEWEST, MIXED[:FEWEST], True),
+        ([-1] * (FEWEST - 1), MIXED[: FEWEST - 1], False),
+        ([3] * (ENOUGH - 1), MIXED[:-1], False),
         (MIXED, MIXED, False),
     ],
 )

@@ -11,8 +11,6 @@ from concert.evaluation.paper_tables import (
     beside_the_paper,
     matches,
     paper_table,
-    table_8,
-    table_9,
 )
 from concert.evaluation.rendering import to_latex, to_markdown
 from concert.evaluation.tables import RowLabel
@@ -183,61 +181,3 @@ def test_the_amcr_of_a_log_that_stopped_on_a_grid_has_no_upper_end(
     assert first.endswith(", inf]")
     assert not second.endswith(", inf]")
     assert first.split(",")[0] == second.split(",")[0], "the same lower end"
-
-
-def test_table_8(make_log: Callable[..., LoadedLog]) -> None:
-    logs = [
-        make_log(OUTCOMES, method="Concert (generated)", box="0.25-0.475", noise="generated"),
-        make_log(OUTCOMES, "b", identity=QUERIED, method="Concert", data="mnist"),
-        make_log(OUTCOMES, "c", method="Cohen", sigma="0.25", noise="isotropic"),
-        make_log(OUTCOMES, "d", method="Concert (static)", box="0.25-0.475", noise="static"),
-        make_log(OUTCOMES, "e", method="of another project"),
-    ]
-    table = table_8(logs)
-    assert list(table["source"]) == ["paper"] * 3 + ["here"] * 2
-    assert list(table["data"]) == ["cifar10"] * 3 + ["mnist"] * 2
-    assert list(table["method"]) == ["Concert"] * 3 + ["Concert (generated)", "Concert"]
-    assert table.loc[1, ["sigma", "min", "median", "max"]].tolist() == [
-        "0.5-1",
-        0.5,
-        0.5017,
-        0.5302,
-    ]
-    assert table.loc[3, "min"] == 0.25
-
-
-def test_table_9(make_log: Callable[..., LoadedLog]) -> None:
-    identity = {"n": 1000, "engine": "torch-eager", "stopping": "grid:0,1"}
-    versions = {"versions": {"torch": "2.0"}}
-    logs = [
-        make_log(OUTCOMES, "a", data="mnist", method="Cohen", sigma="0.25"),
-        make_log(
-            OUTCOMES,
-            "b",
-            identity=identity,
-            data="mnist",
-            method="Concert (queried)",
-            box="0.5-0.95",
-            **versions,
-        ),
-        make_log(OUTCOMES, "c", data="mnist", method="Concert (generated)", box="0.5-0.95"),
-    ]
-    table = table_9(logs, [(1.0, 10), (2.0, 20), (3.0, 30)])
-    assert table[["item", "source", "method"]].to_numpy().tolist() == [
-        ["Single prediction", "paper", "Concert"],
-        ["Single Certification", "paper", "Concert"],
-        ["Single Certification", "here", "Concert (queried)"],
-        ["Single Certification", "here", "Concert (generated)"],
-        ["Training epoch", "paper", "Concert"],
-        ["Training epoch", "here", "Concert (queried)"],
-        ["Training epoch", "here", "Concert (generated)"],
-    ]
-    assert list(table["data"]) == ["cifar10"] * 2 + ["mnist"] * 2 + ["cifar10"] + ["mnist"] * 2
-    assert list(table["n"]) == ["not stated"] * 2 + ["1000", "1000", "", "", ""]
-    # The rows of the logs take 0.5, 1, 1.5 and 2 seconds.
-    assert list(table["seconds"]) == [3.85, 14.62, 1.25, 1.25, 593.26, 2.0, 3.0]
-    assert list(table["images"]) == ["", "", "4", "4", "", "20", "30"]
-    used = [str(round(log.frame["n_used"].mean())) for log in logs[1:]]
-    assert list(table["draws"]) == ["", "", *used, "", "", ""]
-    assert table.loc[0, "machine"] == "two P100 GPUs"
-    assert list(table["machine"][2:4]) == ["torch-eager, torch 2.0", ""]

@@ -22,6 +22,8 @@ NAMES = [
     "table.csv",
     "table.md",
     "table.tex",
+    "intervals.csv",
+    "intervals.md",
     "regions.csv",
     "regions.md",
     "sigma_statistics.csv",

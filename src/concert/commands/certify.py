@@ -108,13 +108,13 @@ UNTRAINED: Final = (
 )
 
 
-def untrained_hint(abstained: int, run: Path, description: Description) -> str:
-    """What to do about a run whose first `ENOUGH` images were no use; `abstained` got no class.
+def untrained_hint(images: int, abstained: int, run: Path, description: Description) -> str:
+    """What to do about a run whose first `images` were no use; `abstained` of them got no class.
 
     The recipe is one of Gaussian augmentation, whose objective has no settings that a denoiser's
     lacks, for the run's data where there is one, with a sigma near the run's.
     """
-    rest = ENOUGH - abstained
+    rest = images - abstained
     same = f" and the other {rest} get one and the same class" if rest else ""
     data, sigma = description.data, description.noise.get("sigma")
     shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
@@ -128,7 +128,7 @@ def untrained_hint(abstained: int, run: Path, description: Description) -> str:
     recipe = f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu")
     flags += ["--trust"] if is_foreign(description.classifier["name"]) else []
     return UNTRAINED.format(
-        images=ENOUGH,
+        images=images,
         what=f"{abstained} abstain{same}",
         recipe=recipe,
         run=shlex.quote(str(run)),
@@ -174,10 +174,13 @@ class CertificationDisplay(LiveRow):
         self.seconds += progress.seconds
         self.answers.append(certification.label)
         self.labels.append(progress.true_label)
-        if self.images == ENOUGH and collapsed(self.answers, self.labels):
+        last = progress.done == progress.total
+        judged = self.images == ENOUGH or (last and self.images < ENOUGH)
+        if judged and collapsed(self.answers, self.labels):
             description, _ = read_description(self.run)
-            self.console.print(untrained_hint(self.abstained, self.run, description))
-        self.show(self._row(progress), progress.done == progress.total)
+            hint = untrained_hint(self.images, self.abstained, self.run, description)
+            self.console.print(hint)
+        self.show(self._row(progress), last)
 
     def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
         left = (progress.total - progress.done) * self.seconds / self.images

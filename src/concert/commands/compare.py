@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from concert.comparison.performing import only_one, perform
 from concert.comparison.report import read_logs, write_attacks, write_comparison
 from concert.comparison.spec import REPORT, default_out, read_spec
-from concert.comparison.steps import Progress, Step, only_one, perform, steps_of
+from concert.comparison.steps import Progress, Step, steps_of
 from concert.console import LiveRow, StopSignal, make_console
 from concert.errors import INTERRUPTED, ConcertError
 from concert.import_paths import import_from_here

@@ -1,6 +1,7 @@
 """What the steps of a comparison leave in the folder of a run, and the notes of those that ended.
 
-RUN/model/  metrics.csv  certify.{tsv,json}  gradient_variance.json  steps.json
+RUN/model/  metrics.csv  certify.{tsv,json}  steps.json
+RUN/prediction_time.json  gradient_variance.json
 RUN/attack-NAME/  attack.json  test.parquet  certify.{tsv,json}
 """
 
@@ -24,13 +25,14 @@ from concert.runs import CONFIG, read_description
 NOTE: Final = "steps.json"
 LOG: Final = "certify.tsv"
 VARIANCE: Final = "gradient_variance.json"
+PREDICTION: Final = "prediction_time.json"
 
 
 def is_whole(folder: Path, kind: str, run: Path) -> bool:
     """Whether all that a step makes in `folder` is there, and made with the model of `run`.
 
     Of "train" that is the model, of "certify" a row for each image, of "attack" all attacked
-    images, of "variance" the variances.
+    images, of "variance" and "prediction" what was measured.
     """
     if kind == "train":
         return (folder / "model" / CONFIG).is_file()
@@ -38,16 +40,16 @@ def is_whole(folder: Path, kind: str, run: Path) -> bool:
         return share_certified(folder) >= 1 and _is_of_model(_logged(folder), run)
     if kind == "attack":
         return share_attacked(folder) >= 1 and _is_of_model(attack_description(folder), run)
-    return bool(measured_variances(run))
+    return bool(measured(run, {"variance": VARIANCE, "prediction": PREDICTION}[kind]))
 
 
-def measured_variances(run: Path) -> list[dict[str, Any]]:
-    """The variances measured on the model that is in a run's folder; [] if there are none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        measured = json.loads((run / VARIANCE).read_text(encoding="utf-8"))
-        if _is_of_model({"identity": measured}, run):
-            return list(measured["variances"])
-    return []
+def measured(run: Path, file: str) -> dict[str, Any]:
+    """What was measured on the model that is in a run's folder, VARIANCE or PREDICTION; else {}."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        found = json.loads((run / file).read_text(encoding="utf-8"))
+        if _is_of_model({"identity": found}, run):
+            return dict(found)
+    return {}
 
 
 def share_trained(folder: Path, epochs: int) -> float:

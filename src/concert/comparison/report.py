@@ -10,12 +10,13 @@ from typing import Final
 import pandas as pd
 
 from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
-from concert.comparison.products import LOG, measured_variances, weights_of
+from concert.comparison.products import LOG, PREDICTION, VARIANCE, measured, weights_of
 from concert.errors import ConcertError
 from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.attack_verdict import verdict_table, write_verdict
 from concert.evaluation.figures import certified_accuracy_figure
-from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper, table_8, table_9
+from concert.evaluation.paper_appendix import table_8, table_9
+from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper
 from concert.evaluation.report import write_report
 from concert.files import write_atomically
 from concert.recipes.building import build_objective
@@ -88,15 +89,17 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     notes = [*missing, *table_notes.data_notes(logs), *table_notes.run_notes(logs)]
     costs = run_costs(certified, logs)
     epochs = list(zip(costs["seconds per epoch"], costs["training images"], strict=True))
+    predictions = [measured(run.folder, PREDICTION) for run in certified]
     contents: dict[str, str | bytes] = {
         "runs.csv": rendering.to_csv(costs),
         "table8.csv": rendering.to_csv(table_8(logs)),
-        "table9.csv": rendering.to_csv(table_9(logs, epochs)),
+        "table9.csv": rendering.to_csv(table_9(logs, epochs, predictions)),
     }
     beside = beside_the_paper(logs)
     if beside is not None:
         number = TABLE_OF[tables.require_one_dataset(logs)]
-        lines = [f"Columns and first rows: the paper's Table {number}.", SOURCES, *notes]
+        title = f"Columns and first rows: the paper's Table {number}."
+        lines = [title, SOURCES, _training_times(costs["training seconds"]), *notes]
         contents["paper.csv"] = rendering.to_csv(beside)
         contents["paper.md"] = rendering.to_markdown(beside, lines)
         contents["paper.tex"] = rendering.to_latex(beside, lines)
@@ -191,6 +194,13 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
+def _training_times(seconds: pd.Series[float]) -> str:
+    shortest, longest = (
+        rendering.rounded_up(end / 60, 0) for end in (seconds.min(), seconds.max())
+    )
+    return f"Training took {shortest} to {longest} minutes of this machine a run (runs.csv)."
+
+
 def _copies(run: PlannedRun) -> int:
     """Noisy copies of an image in a training step."""
     objective = build_objective(run.recipe.objective)
@@ -202,5 +212,8 @@ def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:
     rows = []
     for run in runs:
         if run.gradient_variance:
-            rows += [{"run": run.name, **row} for row in measured_variances(run.folder)]
+            rows += [
+                {"run": run.name, **row}
+                for row in measured(run.folder, VARIANCE).get("variances", [])
+            ]
     return pd.DataFrame(rows)

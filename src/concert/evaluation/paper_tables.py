@@ -1,4 +1,4 @@
-"""The paper's numbers beside those of certification logs: Tables 1 to 9.
+"""The paper's numbers beside those of certification logs: Tables 1 to 7.
 
 The numbers are in `paper/tableN.csv`, with the paper's rows and columns. It gives its n nowhere and
 says of Concert alone how long it trained; its radius for Concert holds for frozen noise.
@@ -6,7 +6,6 @@ says of Concert alone how long it trained; its radius for Concert holds for froz
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +24,6 @@ from concert.evaluation.tables import (
     draws,
     require_one_dataset,
     row_labels,
-    sigma_statistics,
 )
 from concert.records.reading import LoadedLog
 
@@ -45,8 +43,6 @@ IMAGES_OF_ATTACK: Final = {"cifar10": "not stated", "imagenet": "right before"}
 OTHER_METHODS: Final = ("Concert (static)",)
 # The upper end of the paper's box for Concert, by the sigma of the row.
 UPPER_END: Final = {"0.25": 0.5, "0.5": 1.0, "1.0": 1.5}
-# Noise whose sigma map is another for each image.
-WITH_MAPS: Final = ("generated", "queried")
 
 
 def paper_table(number: int) -> pd.DataFrame:
@@ -183,68 +179,3 @@ def _our_row(log: LoadedLog, label: RowLabel, radii: Sequence[str]) -> dict[str,
             "n": "" if draws(log) is None else str(draws(log)),
         }
     )
-
-
-def table_8(logs: Sequence[LoadedLog]) -> pd.DataFrame:
-    """Minimum, median and maximum over images of the smallest sigma of a map, after the paper's.
-
-    Only logs whose noise has a map for each image: of others there is nothing to vary.
-    """
-    printed = paper_table(8).assign(method="Concert", source="paper", data="cifar10", N=500)
-    ours = sigma_statistics(logs).assign(source="here", data=require_one_dataset(logs))
-    ours = ours[[_noise_kind(log) in WITH_MAPS for log in logs]]
-    columns = ["sigma", "method", "source", "data", "min", "median", "max", "N"]
-    return pd.concat([printed[columns], ours[columns]], ignore_index=True)
-
-
-def table_9(logs: Sequence[LoadedLog], epochs: Sequence[tuple[float, int]]) -> pd.DataFrame:
-    """Mean seconds of a certification and of a training epoch of Concert, after the paper's.
-
-    `epochs`: for each log, the mean seconds of its run's epochs and the images of one. Columns:
-    item, source, sigma, method, data, n (certifying draws), machine (of ours, the engine and torch
-    of the certification), draws (the mean of what an image used, fewer than n where it stopped
-    early), images (that the mean is over, or of an epoch), seconds; all but the last are text, ""
-    where nothing is known. Logs of other methods are left out.
-    """
-    data = require_one_dataset(logs)
-    here: dict[str, list[dict[str, object]]] = {"Single Certification": [], "Training epoch": []}
-    for log, label, (seconds, images) in zip(logs, row_labels(logs), epochs, strict=True):
-        if label.method.split()[:1] != ["Concert"]:
-            continue
-        run = {"source": "here", "sigma": label.sigma, "method": label.method, "data": data}
-        here["Single Certification"].append(
-            {**run, "n": "" if draws(log) is None else str(draws(log)), "machine": _machine(log)}
-            | {"draws": _mean_draws(log), "images": str(len(log.frame))}
-            | {"seconds": float(log.frame["time"].mean())}
-        )
-        here["Training epoch"].append(
-            {**run, "n": "", "machine": "", "draws": "", "images": str(images), "seconds": seconds}
-        )
-    rows: list[dict[str, object]] = []
-    for item, seconds in paper_table(9).itertuples(index=False):
-        rows.append(
-            {"item": item, "source": "paper", "sigma": "", "method": "Concert", "data": "cifar10"}
-            | {"n": "" if item == "Training epoch" else "not stated", "machine": "two P100 GPUs"}
-            | {"draws": "", "images": "", "seconds": seconds}
-        )
-        rows += [{"item": item, **row} for row in here.get(item, [])]
-    return pd.DataFrame(rows)
-
-
-def _noise_kind(log: LoadedLog) -> str:
-    noise = log.run["identity"].get("noise")
-    described = noise.get("kind") if isinstance(noise, dict) else None
-    return str(log.run["info"].get("noise") or described or "")
-
-
-def _mean_draws(log: LoadedLog) -> str:
-    used = log.frame["n_used"].astype(float).mean(skipna=False)
-    return "" if math.isnan(used) else f"{used:.0f}"
-
-
-def _machine(log: LoadedLog) -> str:
-    """What is known of what a log was made with: the engine and the version of torch."""
-    versions = log.run["info"].get("versions")
-    torch = versions.get("torch") if isinstance(versions, dict) else None
-    known = (log.run["identity"].get("engine"), f"torch {torch}" if torch else None)
-    return ", ".join(str(each) for each in known if each)

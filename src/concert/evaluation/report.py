@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.errors import ConcertError
-from concert.evaluation import attack_table, rendering, table_notes, tables
+from concert.evaluation import attack_table, interval_table, rendering, table_notes, tables
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     abstention_rate,
@@ -34,24 +34,29 @@ def write_report(
     extras: PageExtras | None = None,
     notes: Sequence[str] = (),
 ) -> list[Path]:
-    """Write table.{txt,csv,md,tex}, regions.{csv,md}, sigma_statistics.csv, runtime.csv,
-    certified_accuracy.png, summary.json and report.html into `out_dir`, and return their paths; for
-    logs of attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed by at most each
-    of `taus` (default: the paper's grid), and where the paper has such a table its numbers beside
-    ours, attacks_paper.{csv,md}. `notes` stand first below every table and on the page.
+    """Write table.{txt,csv,md,tex}, intervals.{csv,md}, regions.{csv,md}, sigma_statistics.csv,
+    runtime.csv, certified_accuracy.png, summary.json and report.html into `out_dir`, and return
+    their paths; for logs of attacked images also attacks.{txt,csv,md,tex}, on the subsets perturbed
+    by at most each of `taus` (default: the paper's grid), and where the paper has such a table its
+    numbers beside ours, attacks_paper.{csv,md}. `notes` stand first below every table and on the
+    page.
 
     The folder is created. Nothing is written unless everything could be computed. Raises
     ConcertError for no logs, logs of different data sets and a folder that cannot be written.
     """
     table = tables.comparison_table(logs, radii)
-    grid = tables.radius_grid(logs) if radii is None else radii
+    grid = list(dict.fromkeys(map(float, tables.radius_grid(logs) if radii is None else radii)))
     below = [*notes, *table_notes.data_notes(logs), *table_notes.run_notes(logs)]
-    regions = region_table(logs)
+    regions, intervals = region_table(logs), interval_table.interval_table(logs, grid)
     contents: dict[str, str | bytes] = {
         "table.txt": rendering.to_text(table, below),
         "table.csv": rendering.to_csv(table),
         "table.md": rendering.to_markdown(table, below),
         "table.tex": rendering.to_latex(table, below),
+        "intervals.csv": rendering.to_csv(intervals),
+        "intervals.md": rendering.to_markdown(
+            interval_table.printed(intervals), interval_table.NOTES + below
+        ),
         "regions.csv": rendering.to_csv(regions),
         "regions.md": rendering.to_markdown(regions, region_notes(logs) + below),
         "sigma_statistics.csv": rendering.to_csv(tables.sigma_statistics(logs)),
