@@ -157,11 +157,13 @@ def test_published_baselines_have_cohens_numbers(name: str) -> None:
         ("cifar10/smoothadv-0.5", (2, 2, 2, 10), (150, 128, 0.1, 1e-4, [50, 100])),
         ("cifar10/smoothadv-1.0", (2, 2, 10, 10), (150, 128, 0.1, 1e-4, [50, 100])),
         ("mnist/smoothadv-0.5", (4, 255 / 256, 10, 10), (90, 64, 0.01, 1e-4, [30, 60])),
-        # m, lambda, eta: a step has 256 noisy copies, on ImageNet 200
+        # m, lambda, eta: a step has 256 noisy copies, on ImageNet at 0.5 and 1.0 200
         ("cifar10/consistency-0.25", (2, 20, 0.5), (150, 128, 0.1, 1e-4, [50, 100])),
         ("cifar10/consistency-1.0", (2, 10, 0.5), (150, 128, 0.1, 1e-4, [50, 100])),
         ("mnist/consistency-0.25", (2, 10, 0.5), (90, 128, 0.01, 1e-4, [30, 60])),
         ("mnist/consistency-1.0", (2, 5, 0.5), (90, 128, 0.01, 1e-4, [30, 60])),
+        ("imagenet/consistency-0.25", (2, 10, 0.5), (90, 128, 0.1, 1e-4, [30, 60])),
+        ("imagenet/consistency-0.5", (2, 5, 0.5), (90, 100, 0.1, 1e-4, [30, 60])),
         ("imagenet/consistency-1.0", (2, 5, 0.1), (90, 100, 0.1, 1e-4, [30, 60])),
     ],
 )
