@@ -10,7 +10,7 @@ import pytest
 import torch
 from networks import SHAPE, Patches, random_images, smooth
 
-from concert.attacks.run import AttackProgress, attack_data, chosen_targets
+from concert.attacks.run import AttackProgress, StepProgress, attack_data, chosen_targets
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.attacks.shadow import spoofing_shadow
 from concert.data import ImageSet, load_images
@@ -165,15 +165,15 @@ def test_what_a_killed_process_leaves_is_no_obstacle(
 def test_steps_are_told_and_can_be_the_last(
     method: str, smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    settings = settings_of(method, images_per_batch=5)
-    attack_data(
-        smoothed, images, settings, tmp_path / "out", on_step=lambda *step: seen.append(step)
-    )
-    assert seen[0] == (1, 3)
-    assert {steps for _, steps in seen} == {3}
+    seen: list[StepProgress] = []
+    settings = settings_of(method, images_per_batch=3)
+    attack_data(smoothed, images, settings, tmp_path / "out", on_step=seen.append)
+    assert (seen[0].step, seen[0].images, seen[0].done) == (1, 3, 0)
+    assert (seen[-1].images, seen[-1].done) == (2, 3)
+    assert {(each.steps, each.total) for each in seen} == {(3, 5)}
+    assert all(each.seconds > 0 for each in seen)
 
-    def stop(step: int, steps: int) -> None:
+    def stop(progress: StepProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -37,6 +37,22 @@ class AttackProgress:
     total: int
 
 
+@dataclass(frozen=True)
+class StepProgress:
+    """How far the batch under way is.
+
+    step, steps: taken, and of all. images: of the batch. seconds: since it began. done, total: how
+    many images were done before it, and of all.
+    """
+
+    step: int
+    steps: int
+    images: int
+    seconds: float
+    done: int
+    total: int
+
+
 def attack_data(
     smoothed: SmoothedClassifier,
     images: ImageSet,
@@ -44,7 +60,7 @@ def attack_data(
     out: Path,
     on_batch: Callable[[AttackProgress], None] = lambda progress: None,
     command: str = "",
-    on_step: OnStep = lambda step, steps: None,
+    on_step: Callable[[StepProgress], None] = lambda progress: None,
     classifier: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Attack the chosen images that `out` does not have yet; returns a summary.
@@ -90,13 +106,15 @@ def attack_data(
         todo = [index for index in indices if index not in record.rows]
         for start in range(0, len(todo), size):
             batch = todo[start : start + size]
+            done = len(indices) - len(todo) + start
             began = time.perf_counter()
+            tell = _telling(on_step, len(batch), began, done, len(indices))
             clean, labels = images.images(batch), images.labels[batch]
-            result = run_attack(smoothed, clean, labels, settings, arguments, batch, on_step)
+            result = run_attack(smoothed, clean, labels, settings, arguments, batch, tell)
             before = clean_predictions(smoothed, clean, labels, settings, batch)
             seconds = (time.perf_counter() - began) / len(batch)
             record.append(clean, result, labels.tolist(), batch, before, seconds)
-            done = len(indices) - len(todo) + start + len(batch)
+            done += len(batch)
             on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
         if not record.finished:
             rows = [record.rows[index] for index in indices]
@@ -104,6 +122,15 @@ def attack_data(
             record.finish(images.class_names, told, summarize(rows, images))
         summary: dict[str, Any] = record.description["result"]
     return summary
+
+
+def _telling(
+    on_step: Callable[[StepProgress], None], images: int, began: float, done: int, total: int
+) -> OnStep:
+    """What an attack on a batch calls between steps; `began` as `time.perf_counter` has it."""
+    return lambda step, steps: on_step(
+        StepProgress(step, steps, images, time.perf_counter() - began, done, total)
+    )
 
 
 def run_attack(

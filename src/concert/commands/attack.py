@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from concert.attacks.run import AttackProgress, attack_data
+from concert.attacks.run import AttackProgress, StepProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
 from concert.commands.loading import load_run
@@ -154,21 +154,31 @@ class AttackDisplay(LiveRow):
         self.norms = self.seconds = 0.0
         self.row: list[tuple[str, str]] = []
 
-    def step(self, step: int, steps: int) -> None:
+    def step(self, progress: StepProgress) -> None:
         """Show how far the batch under way is, and let a stop take hold."""
-        self.show([*self.row, ("step", f"{step}/{steps}")], finished=False)
+        row = self.row or [("done", f"{progress.done}/{progress.total}")]
+        # Half of the steps of four images counts as two images.
+        share = progress.images * progress.step / progress.steps
+        left = self._time_left(
+            progress.total - progress.done - share, self.images + share, progress.seconds
+        )
+        self.show([*row, ("step", f"{progress.step}/{progress.steps}"), left], finished=False)
 
     def __call__(self, progress: AttackProgress) -> None:
         self.images += len(progress.result.success)
         self.succeeded += int(progress.result.success.sum())
         self.norms += float(progress.result.l2.sum())
         self.seconds += progress.seconds
-        left = int((progress.total - progress.done) * self.seconds / self.images)
         self.row = [
             ("done", f"{progress.done}/{progress.total}"),
             ("succeeded", f"{self.succeeded}"),
             ("mean l2", f"{self.norms / self.images:.2f}"),
             ("seconds per image", f"{self.seconds / self.images:.2f}"),
-            ("time left", f"{left // 60}:{left % 60:02d}"),
         ]
-        self.show(self.row, progress.done == progress.total)
+        left = self._time_left(progress.total - progress.done, self.images)
+        self.show([*self.row, left], progress.done == progress.total)
+
+    def _time_left(self, todo: float, images: float, seconds: float = 0.0) -> tuple[str, str]:
+        """For `todo` images, if all batches so far and `seconds` made `images` of them."""
+        left = int(todo * (self.seconds + seconds) / images)
+        return "time left", f"{left // 60}:{left % 60:02d}"
