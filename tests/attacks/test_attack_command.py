@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from rich.console import Console
 
+from concert.attacks.base import AttackResult
+from concert.attacks.run import AttackProgress, StepProgress
 from concert.cli import main
+from concert.commands.attack import AttackDisplay
+from concert.console import StopSignal
+from concert.errors import ConcertError
 from concert.evaluation.attack_evidence import main as evidence
+from concert.evaluation.correlation import main as correlation
 
 RECIPE = {
     "data": {"name": "digits", "subset": "first:256"},
@@ -85,6 +95,50 @@ def test_attacked_certified_and_reported(
     assert (tmp_path / "evidence" / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
 
+OWN = """
+import torch
+from torch.nn import functional
+
+
+class Own(torch.nn.Module):
+    # Two colours: ambiguous where it is dark, or with -1 where it is bright.
+    def __init__(self, sign=1):
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, lightness, hints, mask):
+        bright = functional.avg_pool2d(lightness, 4, ceil_mode=True) / 50 - 1
+        first = 3 + 2 * self.sign * bright
+        return torch.cat([first, torch.zeros_like(first)], dim=1)
+"""
+
+
+def test_entropy_maps_of_a_colorizer_of_ones_own(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_colorizer.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    out, name = tmp_path / "attack", "own_colorizer.Own"
+    command = ["attack", str(run), "--method", "pgd", *SMALL, "--out", str(out)]
+    assert main(command) == 0
+    flags = {"colorizer": name, "trust": True}
+    tools = {
+        "evidence": lambda **chosen: json.loads(evidence(out, **chosen)),
+        "correlation": lambda **chosen: json.loads(
+            correlation(run, subset="first:4", draws=16, **chosen)
+        ),
+    }
+    for tool in tools.values():
+        with pytest.raises(ConcertError, match="say so with --trust"):
+            tool(colorizer=name)
+        bright, dark = (tool(**flags, colorizer_args={"sign": sign}) for sign in (1, -1))
+        assert (dark["colorizer"], dark["colorizer_args"]) == (name, {"sign": -1})
+        means = [each.get("mean") or each["correlation"]["mean"] for each in (bright, dark)]
+        assert means[0] == pytest.approx(-means[1], abs=0.05), "the map is turned round"
+        assert abs(means[0]) > 0.1
+
+
 def test_flags_reach_the_attack(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "pgd"
     flags = ["--epsilon", "0.3", "--norm", "linf", "--fresh", "true", "--against", "smoothed"]
@@ -100,6 +154,37 @@ def test_flags_reach_the_attack(run: Path, tmp_path: Path) -> None:
         "draws": 16,
     }
     assert (identity["against"], identity["targets"], identity["seed"]) == ("smoothed", "random", 3)
+
+
+class Rows(AttackDisplay):
+    """What the display would show."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO()), StopSignal())
+        self.shown: list[dict[str, str]] = []
+
+    def show(self, row: list[tuple[str, str]], finished: bool) -> None:
+        self.shown.append(dict(row))
+
+
+def test_the_time_left_is_known_within_the_first_batch() -> None:
+    norms, yes, classes = torch.ones(4), torch.ones(4).bool(), torch.zeros(4).long()
+    result = AttackResult(torch.rand(4, 1, 2, 2), yes, yes, norms, norms, classes, classes)
+    display = Rows()
+    # A quarter of four images took a minute, and seven of eight are left.
+    display.step(StepProgress(25, 100, images=4, seconds=60.0, done=0, total=8))
+    assert display.shown[-1] == {"done": "0/8", "step": "25/100", "time left": "7:00"}
+    display(AttackProgress(result, seconds=200.0, done=4, total=8))
+    assert display.shown[-1]["time left"] == "3:20"
+    assert "step" not in display.shown[-1]
+    # Six images, two of them half of the second batch, took 240 seconds.
+    display.step(StepProgress(50, 100, images=4, seconds=40.0, done=4, total=8))
+    assert display.shown[-1]["time left"] == "1:20"
+    assert list(display.shown[-1])[-2:] == ["step", "time left"]
+    # Of a run that goes on, the images done before took no time of this one.
+    resumed = Rows()
+    resumed.step(StepProgress(1, 2, images=2, seconds=10.0, done=6, total=10))
+    assert resumed.shown[-1] == {"done": "6/10", "step": "1/2", "time left": "0:30"}
 
 
 def test_mistakes_are_one_line(

@@ -24,7 +24,7 @@ from concert.auditing.claims import claimed_region
 from concert.auditing.run import check_same_model, log_identity
 from concert.certificates import Guarantee
 from concert.errors import ConcertError
-from concert.evaluation.attack_evidence import read_attack, read_images, told_of
+from concert.evaluation.attack_folder import read_attack, read_images, told_of
 from concert.evaluation.metrics import share_interval
 from concert.files import write_atomically
 from concert.import_paths import import_from_here

@@ -1,27 +1,26 @@
 """Do attacks perturb where the entropy is high? The paper's Figure 5, and figures behind it.
 
-    python -m concert.evaluation.attack_evidence ATTACK [--out DIR] [--colorizer NAME] [--shown 6]
+    python -m concert.evaluation.attack_evidence ATTACK [--out DIR] [--colorizer NAME]
+        [--colorizer_args '{...}'] [--trust true] [--shown 6]
 
 ATTACK is a folder that `concert attack` wrote. For each image the magnitude of its perturbation is
 ranked, pixel by pixel, against the entropy map of the clean image, and as a control against that of
 another image of the set, so that a pattern common to all images is told from one that follows the
-image. An attack that begins at another image than the clean one, as cAdv does at a recoloured one,
-has a second control: what is there before its first step.
+image. cAdv, which begins at a recoloured image, has a second control: what is there before its
+first step.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.parquet
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,16 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from concert.colorization import build_colorizer, entropy_map
-from concert.data.floats import ATTACK_FILE, CLEAN, START, attack_description, numbers_of
 from concert.errors import ConcertError
 from concert.evaluation import rendering
+from concert.evaluation.attack_folder import read_attack, read_images, told_of
 from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
 from concert.files import write_atomically
+from concert.import_paths import import_from_here
 from concert.tool import run_tool
-
-# Of an attack's settings, what a finding about it names.
-TOLD: Final = ("method", "against", "targets", "arguments", "seed", "weights", "data", "subset")
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ class Evidence:
     difference: of the two, paired by image. positive: share of images whose correlation is
     positive. images: used; constant: left out, because a map or the perturbation is constant.
 
-    Of an attack that does not begin at the clean image, else None: start: of what is there before
-    the first step. own: of the change from there. gained: the whole perturbation's correlation less
+    Of cAdv, which begins at a recoloured image, else None: start: of what is there before the first
+    step. own: of the change from there. gained: the whole perturbation's correlation less
     that of the start, paired by image.
     """
 
@@ -72,19 +69,6 @@ class Evidence:
     start: Average | None = None
     own: Average | None = None
     gained: Average | None = None
-
-
-@dataclass(frozen=True)
-class AttackedImages:
-    """Images of an attack's folder (B, C, H, W), and their numbers in their data set.
-
-    start: what the attack began with, None where that is the clean images.
-    """
-
-    clean: Tensor
-    attacked: Tensor
-    start: Tensor | None
-    numbers: list[int]
 
 
 def magnitude(clean: Tensor, attacked: Tensor) -> Tensor:
@@ -111,8 +95,8 @@ def attack_evidence(
 ) -> tuple[Evidence, Floats]:
     """The evidence of clean and attacked images (B, C, H, W), and the images' correlations (B,).
 
-    `start`: the images that the attack began with, if not the clean ones. Correlations of images
-    that are left out are NaN. Raises ConcertError where fewer than two images can be used.
+    `start`: what cAdv made of them before its first step. Correlations of images that are left out
+    are NaN. Raises ConcertError where fewer than two images can be used.
     """
     parts = [clean[row : row + 64] for row in range(0, len(clean), 64)]
     entropy = torch.cat([entropy_map(part, colorizer) for part in parts])
@@ -188,51 +172,28 @@ def evidence_figure(
     return buffer.getvalue()
 
 
-def told_of(attack: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an attack that a finding about it names, as far as they are known."""
-    return {name: attack[name] for name in TOLD if name in attack}
-
-
-def read_attack(folder: Path) -> dict[str, Any]:
-    """What an attack's folder says of its settings."""
-    described = attack_description(folder).get("identity")
-    if not isinstance(described, dict):
-        raise ConcertError(f"{folder} has no {ATTACK_FILE} that can be read: restore it")
-    return described
-
-
-def read_images(folder: Path) -> AttackedImages:
-    """The images of a folder that `concert attack` finished."""
-    files = sorted(folder.glob("*.parquet"))
-    if len(files) != 1:
-        raise ConcertError(f"{folder} holds no finished attack: give what `concert attack` wrote")
-    try:
-        known = pyarrow.parquet.read_schema(files[0]).names
-        kinds = [name for name in (CLEAN, "image", START) if name != START or name in known]
-        table = pyarrow.parquet.read_table(files[0], columns=[*kinds, "index"])
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConcertError(f"cannot read {files[0]}: {str(error).splitlines()[0]}") from None
-    images = {name: numbers_of(table.column(name), str(files[0])) for name in kinds}
-    numbers = table.column("index").to_pylist()
-    return AttackedImages(images[CLEAN], images["image"], images.get(START), numbers)
-
-
 def main(
     attack: Path,
     out: Path | None = None,
     colorizer: str = "compact",
+    colorizer_args: dict[str, Any] | None = None,
+    trust: bool = False,
     shown: int = 6,
     seed: int = 0,
 ) -> str:
     """The evidence of an attack as JSON; with `out` also DIR/evidence.{json,csv,png}.
 
-    evidence.csv has the correlation of each image, empty where it was left out.
+    evidence.csv has the correlation of each image, empty where it was left out. `colorizer`,
+    `colorizer_args` and `trust` are those of `concert attack`, here for the entropy maps.
     """
+    if trust:
+        import_from_here()
     images, told = read_images(attack), told_of(read_attack(attack))
     clean, attacked = images.clean, images.attacked
-    network = build_colorizer(colorizer)
+    network = build_colorizer(colorizer, colorizer_args, trust)
     evidence, each = attack_evidence(clean, attacked, network, seed, images.start)
-    told = {"attack": told, "colorizer": colorizer, "seed": seed}
+    chosen = {"colorizer": colorizer, "colorizer_args": colorizer_args}
+    told = {"attack": told, **chosen, "seed": seed}
     text = json.dumps(told | asdict(evidence), indent=2)
     if out is not None:
         write_atomically(out / "evidence.json", text + "\n")

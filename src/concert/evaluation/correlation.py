@@ -1,6 +1,7 @@
 """Does the noise follow the entropy? Rank correlation of sigma maps with entropy maps.
 
     python -m concert.evaluation.correlation RUN [--subset first:100] [--data.path DIR] [--out FILE]
+        [--colorizer NAME] [--colorizer_args '{...}'] [--trust true]
 
 For each image the sigma map (for queried noise: the mean map over selection draws) is ranked
 against its entropy map, and as a control against that of the next image, so that a pattern common
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.evaluation.metrics import FEWEST_IMAGES
 from concert.files import write_atomically
+from concert.import_paths import import_from_here
 from concert.recipes.config import DataSettings
 from concert.runs import load, read_description
 from concert.sampling.votes import Request
@@ -131,13 +134,28 @@ def main(
     data: DataSettings | None = None,
     subset: str = "first:100",
     colorizer: str = "compact",
+    colorizer_args: dict[str, Any] | None = None,
+    trust: bool = False,
     draws: int = 256,
     out: Path | None = None,
 ) -> str:
-    """The correlation of a run's maps as JSON, also written to `out`."""
+    """The correlation of a run's maps as JSON, also written to `out`.
+
+    `colorizer`, `colorizer_args`: as in a recipe, of the entropy maps. `trust`: import the run's
+    own classifier code, and a colorizer of your own.
+    """
+    if trust:
+        import_from_here()
     name, chosen = chosen_images(run, data, subset)
-    result = map_correlation(load(run), chosen, build_colorizer(colorizer), draws)
-    text = json.dumps({"data": name, "subset": subset, **asdict(result)}, indent=2)
+    network = build_colorizer(colorizer, colorizer_args, trust)
+    result = map_correlation(load(run, trust), chosen, network, draws)
+    told = {
+        "data": name,
+        "subset": subset,
+        "colorizer": colorizer,
+        "colorizer_args": colorizer_args,
+    }
+    text = json.dumps(told | asdict(result), indent=2)
     if out is not None:
         write_atomically(out, text + "\n")
     return text
