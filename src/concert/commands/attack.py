@@ -72,7 +72,8 @@ def parser() -> Parser:
         "--colorizer_args",
         type=dict[str, Any] | None,
         default=None,
-        help="mask_center of siggraph17 (the released code of cAdv has 0.5), or your module's own",
+        help="mask_center of a file of siggraph17: 0.5 for the weights that the released cAdv uses "
+        "(pytorch.pth), 0 for those that are downloaded; or your module's own arguments",
     )
     made.add_argument("--images_per_batch", type=int, default=0, help="images at a time; 0 chooses")
     made.add_argument("--out", type=Path | None, default=None, help="default RUN/attack-METHOD")
