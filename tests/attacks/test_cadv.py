@@ -17,7 +17,7 @@ from concert.attacks.cadv import (
     predicted_ab,
     recolored,
 )
-from concert.colorization import decode_ab, load_colorizer, rgb_to_lab
+from concert.colorization import Siggraph17, decode_ab, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_BINS, ab_grid
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, QueriedNoise
@@ -173,6 +173,28 @@ def test_it_reaches_targets_and_leaves_labels_with_the_shipped_colorizer(against
         )
     assert (after > before + 0.1).all(), "the steps raise the target"
     assert (after > other).all(), "more than leaving the label does"
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 30)])
+def test_it_goes_through_siggraph17_of_both_conventions(size: tuple[int, int]) -> None:
+    """With random weights, also where the network replicates borders and crops its output."""
+    shape = (3, *size)
+    smoothed = smooth(Patches(shape=shape), IsotropicNoise(0.2), shape=shape)
+    images = functional.interpolate(images_of(1), size=size, mode="bilinear")
+    torch.manual_seed(0)
+    colorizer = Siggraph17().eval().requires_grad_(False)
+    starts = []
+    for center in (0.0, 0.5):
+        colorizer.mask_center = center
+        result = cadv(smoothed, images, torch.tensor([0]), colorizer=colorizer, steps=2, lr=0.02)
+        assert result.images.shape == (1, *shape)
+        assert bool(result.images.isfinite().all())
+        assert int(result.steps) in (1, 2)
+        assert float((result.images - result.start).abs().max()) > 1e-4, "it has moved"
+        before, after = rgb_to_lab(images), rgb_to_lab(result.images)
+        assert torch.allclose(after[:, 0], before[:, 0], atol=0.05), "the lightness stays"
+        starts.append(result.start)
+    assert float((starts[0] - starts[1]).abs().max()) > 1e-4, "the network sees the mask's centre"
 
 
 def test_it_begins_at_the_recoloured_image() -> None:

@@ -37,8 +37,9 @@ class AttackResult:
     classifier if that was attacked, else the most voted class of the deployed smoothed classifier
     on fresh draws. success_8bit: the same after rounding the images to multiples of 1/255.
     l2, linf: norms (B,) of the perturbation, float64. steps: taken for each image (B,).
-    targets: the class (B,) aimed at, -1 where the attack is untargeted. start: the images before
-    the first step, of an attack that does not begin at the clean ones (cadv).
+    targets: the class (B,) aimed at, -1 where the attack is untargeted. start: what cadv makes of
+    the images before its first step; None for the others, of which pgd begins at the clean images
+    and shadow at these and a uniform draw from [-1/2, 1/2].
     """
 
     images: Tensor

@@ -144,6 +144,9 @@ def cadv(
     colorizer: default the shipped compact one. draws: of noise, for a
     smoothed victim. To attack the class predicted, as the released code does, give it as label.
 
+    Source: Bhattad, Chong, Liang, Li and Forsyth, "Unrestricted Adversarial Examples via Semantic
+    Manipulation" (ICLR 2020) and its released code; Eq. 3 of the Concert paper.
+
     Raises ConcertError for images without colours and impossible settings.
     """
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)

@@ -59,7 +59,12 @@ def pgd(
 
     Returns the best iterate on the draws that all steps share; with `fresh`, where gains are of
     different draws, the last one. The norm of a returned perturbation, computed in float64, is at
-    most epsilon. Raises ConcertError for impossible settings.
+    most epsilon.
+
+    Source: Salman, Li, Razenshteyn, Zhang, Zhang, Bubeck and Yang, "Provably Robust Deep Learning
+    via Adversarially Trained Smoothed Classifiers" (NeurIPS 2019), Eq. S, by its PGD.
+
+    Raises ConcertError for impossible settings.
     """
     victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
     check(

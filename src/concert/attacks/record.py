@@ -2,8 +2,8 @@
 
     attack.json  test.parquet  (parts/ while it is not finished)
 
-Every row has the attacked and the clean image, float32 (C, H, W), where the attack began elsewhere
-also that image, the label, and what is known of the attack on it. Batches are written one by one,
+Every row has the attacked and the clean image, float32 (C, H, W), of cAdv also the image before its
+first step, the label, and what is known of the attack on it. Batches are written one by one,
 so that an interrupted attack goes on where it stopped.
 """
 
