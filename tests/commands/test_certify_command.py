@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from concert.commands.certify import untrained_hint
+from concert.commands.certify import CertificationDisplay, untrained_hint
 from concert.commands.train import parser, recipe_of
+from concert.console import StopSignal, make_console
+from concert.evaluation.certify import CertifyProgress
 from concert.recipes.building import Description, build_objective
 from concert.recipes.shipped import find_recipe
 
@@ -69,3 +72,30 @@ def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
         assert ("--trust" in flags) == ("classifier" in changed)
         assert ("--data.path" in flags) == (made.data.name == "my images")
     assert (made.objective.name, made.classifier.denoiser) == ("denoise", "dncnn")
+
+
+@pytest.mark.parametrize(
+    ("answers", "total", "said"),
+    [
+        ([-1] * 5, 5, "of the first 5 images 5 abstain: "),
+        ([-1] * 5, 9, ""),
+        ([-1, -1, -1, -1, 3], 5, ""),
+        ([-1] * 20, 20, "of the first 16 images 16 abstain: "),
+    ],
+)
+def test_the_hint_is_given_once_and_of_a_few_images_at_the_end(
+    answers: list[int],
+    total: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    description = Description({"name": "lenet"}, {"sigma": 0.5}, 10, (1, 28, 28), (), "mnist")
+    monkeypatch.setattr("concert.commands.certify.read_description", lambda run: (description, ""))
+    with StopSignal() as stop, CertificationDisplay(make_console(), stop, RUN) as display:
+        for done, label in enumerate(answers, start=1):
+            found: Any = SimpleNamespace(label=label, radius=0.0, n_used=100)
+            display(CertifyProgress(found, true_label=done % 4, seconds=1, done=done, total=total))
+    printed = capsys.readouterr().out
+    assert printed.count("of the first") == bool(said)
+    assert said in printed
