@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -31,14 +32,18 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
+def noise_model(kind: str) -> NoiseModel:
+    torch.manual_seed(4)
+    if kind == "queried":
+        return QueriedNoise(CoarseGenerator(2, 0.2, 0.5, pool=2), 0.6, 0.2, 0.5)
+    return IsotropicNoise(0.5)
+
+
 @pytest.mark.parametrize("kind", ["isotropic", "queried"])
 @pytest.mark.parametrize("m", [2, 5])
 def test_terms_are_those_of_the_paper(kind: str, m: int) -> None:
-    torch.manual_seed(4)
-    noise: NoiseModel = IsotropicNoise(0.5)
-    if kind == "queried":
-        noise = QueriedNoise(CoarseGenerator(2, 0.2, 0.5, pool=2), 0.6, 0.2, 0.5)
-    classifier, images = network(), torch.rand(5, *SHAPE, generator=seeded(1))
+    classifier, noise = network(), noise_model(kind)
+    images = torch.rand(5, *SHAPE, generator=seeded(1))
     objective = ConsistencyObjective(m, lambda_weight=7.0, eta=0.3)
     terms = objective(classifier, noise, images, LABELS, None, 0, seeded())
     with torch.no_grad():
@@ -54,6 +59,31 @@ def test_terms_are_those_of_the_paper(kind: str, m: int) -> None:
     expected = cross.mean() + 7.0 * divergence.mean() + 0.3 * entropy.mean()
     assert terms.total.item() == pytest.approx(expected, abs=5e-6)
     assert int(terms.soft_correct) == int((mean.argmax(axis=1) == LABELS.numpy()).sum())
+
+
+@pytest.mark.parametrize("kind", ["isotropic", "queried"])
+@pytest.mark.parametrize("m", [2, 5])
+def test_gradients_of_the_total_are_those_of_the_written_out_loss(kind: str, m: int) -> None:
+    classifier, noise = network(), noise_model(kind)
+    images = torch.rand(5, *SHAPE, generator=seeded(1))
+    objective = ConsistencyObjective(m, lambda_weight=7.0, eta=0.3)
+    total = objective(classifier, noise, images, LABELS, None, 0, seeded()).total
+    gradients = torch.autograd.grad(total, [*classifier.parameters(), *noise.parameters()])
+
+    f, g = deepcopy(classifier).double(), deepcopy(noise).double()
+    normals = tuple(draw.double() for draw in noise.normals_of_copies(images, m, seeded()))
+    noisy, _ = g.copies_from(images.double(), m, normals)
+    odds = f(noisy).reshape(5, m, 3).exp()
+    p = odds / odds.sum(dim=2, keepdim=True)
+    mean = p.mean(dim=1)
+    cross = -p[torch.arange(5), :, LABELS].log().mean()
+    divergence = (mean[:, None] * (mean[:, None] / p).log()).sum(dim=2).mean()
+    entropy = -(mean * mean.log()).sum(dim=1).mean()
+    loss = cross + 7.0 * divergence + 0.3 * entropy
+    assert total.item() == pytest.approx(loss.item(), abs=1e-6)
+    expected = torch.autograd.grad(loss, [*f.parameters(), *g.parameters()])
+    for one, other in zip(gradients, expected, strict=True):
+        assert torch.allclose(one.double(), other, rtol=0, atol=1e-6)
 
 
 def test_by_hand() -> None:
