@@ -80,6 +80,18 @@ def test_colours_are_clustered_and_lightness_only_when_asked() -> None:
     assert len(np.unique(color_clusters(lab, 8, "lab", seed=0))) > 1
 
 
+def test_the_best_of_several_starts_counts() -> None:
+    colors = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(3)) * 100
+    lab = torch.cat([torch.full((1, 12, 12), 50.0), colors])
+
+    def spread_within(restarts: int) -> float:
+        found = torch.from_numpy(color_clusters(lab, 8, "ab", seed=1, restarts=restarts))
+        parts = (colors[:, found == k] for k in range(8))
+        return sum(float((part - part.mean(dim=1, keepdim=True)).square().sum()) for part in parts)
+
+    assert spread_within(20) < spread_within(1)
+
+
 def test_clusters_are_chosen_by_mean_entropy() -> None:
     clusters = np.array([[0, 0, 1], [2, 2, 1]])
     entropy = np.array([[1.0, 3.0, 5.0], [0.0, 1.0, 0.0]])
@@ -262,6 +274,7 @@ def test_mistakes_are_named() -> None:
         ({"choice": "low"}, "unknown choice for choice 'low'"),
         ({"space": "rgb"}, "unknown choice for space"),
         ({"clusters": 0}, "clusters must be at least 1"),
+        ({"restarts": 0}, "restarts must be at least 1"),
         ({"colorizer": Blind()}, "takes no hints"),
     ):
         with pytest.raises(ConcertError, match=message):

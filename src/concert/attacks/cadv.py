@@ -71,11 +71,12 @@ def recolored(colorizer: Colorizer, lightness: Tensor, hints: Tensor, mask: Tens
 
 
 def color_clusters(
-    lab: Tensor, clusters: int, space: Literal["ab", "lab"], seed: int
+    lab: Tensor, clusters: int, space: Literal["ab", "lab"], seed: int, restarts: int = 10
 ) -> NDArray[np.int64]:
     """The cluster (H, W) of every pixel of a Lab image (3, H, W): k-means on blurred colours.
 
-    "ab" leaves the lightness out, as the released code does; "lab" keeps it, as the paper says.
+    The best of `restarts` starts. "ab" leaves the lightness out, as the released code does; "lab"
+    keeps it, as the paper says.
     """
     from sklearn.cluster import KMeans
 
@@ -84,7 +85,7 @@ def color_clusters(
     blurred = gaussian_filter(chosen, (0.0, blur, blur)).reshape(len(chosen), -1).T
     # k-means warns, and no cluster is empty, only where there are that many colours.
     count = min(clusters, len(np.unique(blurred.round(6), axis=0)))
-    means = KMeans(count, n_init=1, random_state=seed % 2**32).fit_predict(blurred)
+    means = KMeans(count, n_init=restarts, random_state=seed % 2**32).fit_predict(blurred)
     found: NDArray[np.int64] = means.reshape(chosen.shape[1:]).astype(np.int64)
     return found
 
@@ -126,6 +127,7 @@ def cadv(
     chosen: int = 4,
     choice: Literal["lowest", "highest"] = "lowest",
     space: Literal["ab", "lab"] = "ab",
+    restarts: int = 10,
     hints: int = 50,
     draws: int = 32,
     against: Against = "base",
@@ -159,6 +161,7 @@ def cadv(
         chosen=chosen,
         choice=choice,
         space=space,
+        restarts=restarts,
         hints=hints,
         success_draws=success_draws,
     )
@@ -172,7 +175,7 @@ def cadv(
         entropies = functional.interpolate(entropies, scale_factor=4, mode="nearest")
     first: list[tuple[Tensor, Tensor]] = []
     for row, generator in enumerate(victim.generators()):
-        found = color_clusters(lab[row], clusters, space, seed)
+        found = color_clusters(lab[row], clusters, space, seed, restarts)
         height, width = found.shape
         entropy = entropies[row, 0, :height, :width].double().cpu().numpy()
         allowed = choose_clusters(entropy, found, chosen, choice)
@@ -225,12 +228,14 @@ def check(
     chosen: int,
     choice: str,
     space: str,
+    restarts: int,
     hints: int,
     success_draws: int,
     **others: Any,
 ) -> None:
     """Refuse settings of `cadv` that cannot be, for images of a shape (C, H, W); `others` can."""
-    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, success_draws=success_draws)
+    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, restarts=restarts)
+    check_at_least(1, success_draws=success_draws)
     check_at_least(0, lr=lr, hints=hints)
     for name, given, valid in (
         ("choice", choice, ("lowest", "highest")),

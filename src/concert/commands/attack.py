@@ -38,6 +38,7 @@ ARGUMENTS: Final[dict[str, tuple[Any, str]]] = {
     "chosen": (int, "cadv: clusters that get hints"),
     "choice": (str, "cadv: clusters of lowest or highest mean entropy"),
     "space": (str, "cadv: clusters in ab or lab"),
+    "restarts": (int, "cadv: starts of the clustering, of which the best counts"),
     "hints": (int, "cadv: pixels whose colour is given at first"),
     "success_draws": (int, "draws that decide whether the attack succeeded"),
 }
