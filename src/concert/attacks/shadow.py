@@ -40,7 +40,7 @@ def total_variation(delta: Tensor) -> Tensor:
 
 
 def mean_colour(delta: Tensor) -> Tensor:
-    """Sum over channels of the squared mean of |delta|, (B,)."""
+    """Sum over channels of the squared mean of the absolute perturbation, (B,)."""
     return delta.abs().mean(dim=(2, 3)).square().sum(dim=1)
 
 
