@@ -24,6 +24,8 @@ from concert.streams import Domain, Stream, keyed_generator
 # base: the classifier without noise. smoothed: with the noise that the clean image gets, frozen.
 # deployed: the noise model sees the attacked image, and gradients flow through it.
 Against = Literal["base", "smoothed", "deployed"]
+# Of the gradients only, in the words of training.precision; success is judged in full precision.
+Precision = Literal["32-true", "bf16-mixed"]
 # Told the number of steps taken and of all, between steps; an exception of it ends the attack.
 OnStep = Callable[[int, int], None]
 
@@ -52,8 +54,12 @@ class AttackResult:
     start: Tensor | None = None
 
 
-def check_victim(against: str, draws: int, sigma: float | None = None) -> None:
-    """Refuse victims that do not exist, and draws that are none."""
+def check_victim(
+    against: str, draws: int, sigma: float | None = None, precision: str = "32-true"
+) -> None:
+    """Refuse victims and precisions that do not exist, and draws that are none."""
+    if precision not in get_args(Precision):
+        raise ConcertError(nearest("precision", str(precision), get_args(Precision)))
     if against not in get_args(Against):
         raise ConcertError(nearest("choice for against", str(against), get_args(Against)))
     check_counts(draws=draws)
@@ -83,12 +89,14 @@ class Victim:
         seed: int,
         indices: Sequence[int] | None,
         sigma: float | None = None,
+        precision: Precision = "32-true",
     ) -> None:
-        check_victim(against, draws, sigma)
+        check_victim(against, draws, sigma, precision)
         images = smoothed.noise.accept(check_images(images.clone(), smoothed.shape))
         if not len(images):
             raise ConcertError("there is no image to attack: give at least one")
         self.smoothed, self.against, self.seed = smoothed, against, seed
+        self.precision = precision
         self.indices = check_indices(indices, len(images))
         self.sampler = smoothed.sampler(images.shape[1:])
         self.clean = images.to(self.sampler.device)
@@ -140,7 +148,9 @@ class Victim:
         classes = self.goal
         if rows is not None:
             classes, lanes = classes[rows], tuple(lane[rows] for lane in lanes)
-        with full_precision(self.sampler.device):
+        device, mixed = self.sampler.device, self.precision == "bf16-mixed"
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+        with full_precision(device), autocast:
             return self._seen.log_probability(points.detach(), classes, lanes, averaging)
 
     def generators(self) -> list[torch.Generator]:

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
+from concert.attacks.base import Against, AttackResult, OnStep, Precision, Victim, check_at_least
 from concert.colorization import color_entropy, decode_ab, lab_to_rgb, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_LIMIT
 from concert.errors import ConcertError, nearest
@@ -131,6 +131,7 @@ def cadv(
     hints: int = 50,
     draws: int = 32,
     against: Against = "base",
+    precision: Precision = "32-true",
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
@@ -151,7 +152,9 @@ def cadv(
 
     Raises ConcertError for images without colours and impossible settings.
     """
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
+    victim = Victim(
+        smoothed, images, labels, targets, against, draws, seed, indices, None, precision
+    )
     check(
         victim.clean.shape[1:],
         colorizer=colorizer,

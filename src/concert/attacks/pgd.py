@@ -14,7 +14,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
+from concert.attacks.base import (
+    Against,
+    AttackResult,
+    OnStep,
+    Precision,
+    Victim,
+    check_at_least,
+)
 from concert.attacks.grid import Norm
 from concert.errors import ConcertError, nearest
 from concert.smoothing import SmoothedClassifier
@@ -42,6 +49,7 @@ def pgd(
     draws: int = 128,
     fresh: bool = False,
     against: Against = "deployed",
+    precision: Precision = "32-true",
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
@@ -66,7 +74,9 @@ def pgd(
 
     Raises ConcertError for impossible settings.
     """
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices)
+    victim = Victim(
+        smoothed, images, labels, targets, against, draws, seed, indices, None, precision
+    )
     check(
         victim.clean.shape[1:],
         epsilon=epsilon,

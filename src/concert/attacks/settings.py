@@ -80,7 +80,12 @@ class AttackSettings:
         if not 0 <= self.seed < 2**63:
             raise ConcertError(f"seed must lie in [0, 2^63), got {self.seed}")
         arguments = self.arguments
-        check_victim(arguments["against"], arguments["draws"], arguments.get("sigma"))
+        check_victim(
+            arguments["against"],
+            arguments["draws"],
+            arguments.get("sigma"),
+            arguments["precision"],
+        )
         CHECKS[self.method](shape, **arguments)
 
 

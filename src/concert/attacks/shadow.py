@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from concert import bounds
-from concert.attacks.base import Against, AttackResult, OnStep, Victim, check_at_least
+from concert.attacks.base import Against, AttackResult, OnStep, Precision, Victim, check_at_least
 from concert.errors import ConcertError
 from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
@@ -74,6 +74,7 @@ def shadow(
     channels: int = 1,
     sigma: float | None = None,
     against: Against = "deployed",
+    precision: Precision = "32-true",
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
@@ -97,7 +98,9 @@ def shadow(
     Raises ConcertError for impossible settings, and for a step that makes the total variation
     diverge.
     """
-    victim = Victim(smoothed, images, labels, targets, against, draws, seed, indices, sigma)
+    victim = Victim(
+        smoothed, images, labels, targets, against, draws, seed, indices, sigma, precision
+    )
     check(
         victim.clean.shape[1:],
         steps=steps,

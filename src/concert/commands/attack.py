@@ -40,6 +40,7 @@ ARGUMENTS: Final[dict[str, tuple[Any, str]]] = {
     "space": (str, "cadv: clusters in ab or lab"),
     "restarts": (int, "cadv: starts of the clustering, of which the best counts"),
     "hints": (int, "cadv: pixels whose colour is given at first"),
+    "precision": (str, "of the gradients: 32-true or bf16-mixed"),
     "success_draws": (int, "draws that decide whether the attack succeeded"),
 }
 
