@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 
 from concert.errors import ConcertError
+from concert.files import write_atomically
 
 
 def run_tool(main: Callable[..., str]) -> None:
@@ -17,3 +21,11 @@ def run_tool(main: Callable[..., str]) -> None:
     except ConcertError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def as_json(found: Mapping[str, Any], out: Path | None) -> str:
+    """What a tool found as JSON, also written to the file `out` if one is given."""
+    text = json.dumps(found, indent=2)
+    if out is not None:
+        write_atomically(out, text + "\n")
+    return text

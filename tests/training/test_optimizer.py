@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from torch import nn
+from watchers import StopAfter
 
 from concert.errors import ConcertError
 from concert.recipes.config import (
@@ -19,7 +20,7 @@ from concert.recipes.config import (
     to_dict,
 )
 from concert.runs import read_description
-from concert.training.loop import StepProgress, Watcher, train
+from concert.training.loop import train
 from concert.training.run_claim import claim_folder
 from concert.training.state import make_optimizer
 
@@ -30,19 +31,6 @@ PLAIN = Recipe(
     training=TrainingSettings(epochs=2, batch_size=32, checkpoint_seconds=0.0),
 )
 NESTEROV = replace(PLAIN, training=replace(PLAIN.training, nesterov=True))
-
-
-class StopAfter(Watcher):
-    """Asks to stop once a number of steps has been made."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def step(self, progress: StepProgress) -> None:
-        self.left -= 1
-
-    def should_stop(self) -> bool:
-        return self.left <= 0
 
 
 def hash_of_weights(run: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from watchers import StopAfter
 
 from concert.errors import ConcertError
 from concert.evaluation.certify import describe_method
@@ -23,7 +24,7 @@ from concert.recipes.config import (
     TrainingSettings,
 )
 from concert.runs import load, read_description
-from concert.training.loop import StepProgress, Watcher, check_precision, train
+from concert.training.loop import Watcher, check_precision, train
 
 QUERIED = Recipe(
     DataSettings("digits", subset="first:96"),
@@ -36,19 +37,6 @@ COHEN = replace(
     noise=NoiseSettings(kind="isotropic", sigma=0.25),
     objective=ObjectiveSettings("gaussian", m=1),
 )
-
-
-class StopAfter(Watcher):
-    """Asks to stop once a number of steps has been made."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def step(self, progress: StepProgress) -> None:
-        self.left -= 1
-
-    def should_stop(self) -> bool:
-        return self.left <= 0
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

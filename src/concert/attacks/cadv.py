@@ -96,8 +96,8 @@ def cadv(
     colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest" as the
     papers say). An image is left alone once its goal leads all others by 0.05 and its lead changes
     by less than 0.001 a step. The result's `start` is what the first hints make of the images.
-    colorizer: default the shipped compact one. draws: of noise, for a
-    smoothed victim. To attack the class predicted, as the released code does, give it as label.
+    colorizer: default the shipped compact one. draws: of noise, for a smoothed victim. To attack
+    the class predicted, as the released code does, give it as label.
 
     Source: Bhattad, Chong, Liang, Li and Forsyth, "Unrestricted Adversarial Examples via Semantic
     Manipulation" (ICLR 2020) and its released code; Eq. 3 of the Concert paper.
@@ -105,7 +105,7 @@ def cadv(
     Raises ConcertError for images without colours and impossible settings.
     """
     victim = Victim(
-        smoothed, images, labels, targets, against, draws, seed, indices, None, precision
+        smoothed, images, labels, targets, against, draws, seed, indices, precision=precision
     )
     check(
         victim.clean.shape[1:],
@@ -189,8 +189,8 @@ def check(
     **others: Any,
 ) -> None:
     """Refuse settings of `cadv` that cannot be, for images of a shape (C, H, W); `others` can."""
-    check_at_least(1, steps=steps, clusters=clusters, chosen=chosen, restarts=restarts)
-    check_at_least(1, success_draws=success_draws)
+    counts = {"clusters": clusters, "chosen": chosen, "restarts": restarts}
+    check_at_least(1, steps=steps, success_draws=success_draws, **counts)
     check_at_least(0, lr=lr, hints=hints)
     for name, given, valid in (
         ("choice", choice, ("lowest", "highest")),

@@ -14,14 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from concert.attacks.base import (
-    Against,
-    AttackResult,
-    OnStep,
-    Precision,
-    Victim,
-    check_at_least,
-)
+from concert.attacks.base import Against, AttackResult, OnStep, Precision, Victim, check_at_least
 from concert.attacks.grid import Norm
 from concert.errors import ConcertError, nearest
 from concert.smoothing import SmoothedClassifier
@@ -75,7 +68,7 @@ def pgd(
     Raises ConcertError for impossible settings.
     """
     victim = Victim(
-        smoothed, images, labels, targets, against, draws, seed, indices, None, precision
+        smoothed, images, labels, targets, against, draws, seed, indices, precision=precision
     )
     check(
         victim.clean.shape[1:],

@@ -11,7 +11,6 @@ this.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,12 +25,11 @@ from concert.certificates import Guarantee
 from concert.errors import ConcertError
 from concert.evaluation.attack_folder import read_attack, read_images, told_of
 from concert.evaluation.metrics import share_interval
-from concert.files import write_atomically
 from concert.import_paths import import_from_here
 from concert.records.reading import LoadedLog, read_log
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 # Of the certification, what a finding about it names.
 CERTIFIED: Final = ("weights", "noise", "certificate", "subset", "n0", "n", "alpha", "seed")
@@ -120,12 +118,7 @@ def main(run: Path, log: Path, attack: Path, out: Path | None = None, trust: boo
     images = read_images(attack)
     found = covered_images(load(run, trust), read, images.clean, images.attacked, images.numbers)
     certified = {name: log_identity(read).get(name) for name in CERTIFIED}
-    text = json.dumps(
-        {"attack": told_of(described), "certified": certified, **asdict(found)}, indent=2
-    )
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json({"attack": told_of(described), "certified": certified, **asdict(found)}, out)
 
 
 if __name__ == "__main__":

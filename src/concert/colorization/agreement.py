@@ -14,7 +14,6 @@ without hints, the Spearman correlation between their entropies of the same 4 x 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,7 @@ from concert.colorization.build import build_colorizer
 from concert.colorization.entropy import raw_entropies
 from concert.colorization.evaluate import Cells, spearman
 from concert.colorization.pictures import center_crops, held_out, read_pictures, stack
-from concert.files import write_atomically
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 
 def agreement(
@@ -80,10 +78,7 @@ def main(
         "second": str(pair[1].fingerprint),
         **{name: agreement(*pair, images) for name, images in sources.items()},
     }
-    text = json.dumps(result, indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json(result, out)
 
 
 if __name__ == "__main__":

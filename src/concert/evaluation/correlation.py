@@ -10,7 +10,6 @@ to all maps is told from one that follows the image.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,13 @@ from concert.colorization import build_colorizer, entropy_map
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.evaluation.metrics import FEWEST_IMAGES
-from concert.files import write_atomically
 from concert.import_paths import import_from_here
 from concert.recipes.config import DataSettings
 from concert.runs import load, read_description
 from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,7 @@ def main(
         "colorizer": colorizer,
         "colorizer_args": colorizer_args,
     }
-    text = json.dumps(told | asdict(result), indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json(told | asdict(result), out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ inscribed ball of LOG are compared with the baseline's on images that both logs 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -16,9 +15,8 @@ from typing import Final
 import numpy as np
 
 from concert.errors import ConcertError
-from concert.files import write_atomically
 from concert.records.reading import LoadedLog, read_log
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 AXIS: Final = 1.15
 INSCRIBED: Final = 0.9
@@ -75,10 +73,7 @@ def compare_ellipsoids(log: LoadedLog, baseline: LoadedLog) -> EllipsoidComparis
 def main(log: Path, baseline: Path, out: Path | None = None) -> str:
     """The comparison as JSON, also written to `out`."""
     result = compare_ellipsoids(read_log(log), read_log(baseline))
-    text = json.dumps({"log": str(log), "baseline": str(baseline), **asdict(result)}, indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json({"log": str(log), "baseline": str(baseline), **asdict(result)}, out)
 
 
 if __name__ == "__main__":

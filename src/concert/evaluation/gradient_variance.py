@@ -9,7 +9,6 @@ many times with fresh noise; what varies is the noise alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,14 +20,13 @@ from torch import Tensor, nn
 
 from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
-from concert.files import write_atomically
 from concert.import_paths import import_from_here
 from concert.noise import NoiseModel
 from concert.objectives.base import log_soft_votes
 from concert.recipes.config import DataSettings
 from concert.runs import data_of, load, read_description
 from concert.streams import Domain, keyed_generator
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 FORMS: Final = ("mean_of_log", "log_of_mean")
 
@@ -148,10 +146,7 @@ def main(
         "repetitions": repetitions,
         "variances": [asdict(each) for each in found],
     }
-    text = json.dumps(record, indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json(record, out)
 
 
 if __name__ == "__main__":

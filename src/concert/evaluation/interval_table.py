@@ -11,7 +11,6 @@ import pandas as pd
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
     bootstrap,
-    certified_accuracy,
     certified_at,
     share_interval,
 )
@@ -38,9 +37,8 @@ def interval_table(logs: Sequence[LoadedLog], radii: Sequence[float]) -> pd.Data
     for log, label in zip(logs, row_labels(logs), strict=True):
         counted = certified_at(log.frame, radii)
         exact, resampled = share_interval(counted), bootstrap(counted)
-        accuracies = certified_accuracy(log.frame, radii)
         for i, radius in enumerate(radii):
-            told = len(counted) >= FEWEST_IMAGES and 0 < accuracies[i] < 1
+            told = len(counted) >= FEWEST_IMAGES and 0 < exact.value[i] < 1
             rows.append(
                 {
                     "sigma": label.sigma,
@@ -49,7 +47,7 @@ def interval_table(logs: Sequence[LoadedLog], radii: Sequence[float]) -> pd.Data
                     "certificate": label.certificate,
                     "N": len(counted),
                     "radius": float(radius),
-                    "certified accuracy": float(accuracies[i]),
+                    "certified accuracy": float(exact.value[i]),
                     "low": float(exact.low[i]),
                     "high": float(exact.high[i]),
                     "bootstrap low": float(resampled.low[i]) if told else math.nan,

@@ -7,7 +7,6 @@ Every prediction takes all n draws, so its time does not depend on the image: ra
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -15,12 +14,11 @@ from statistics import median
 import torch
 
 from concert.errors import ConcertError
-from concert.files import write_atomically
 from concert.import_paths import import_from_here
 from concert.runs import load, read_description
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, keyed_generator
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 
 def prediction_seconds(
@@ -65,10 +63,7 @@ def main(
         "engine": smoothed.sampler(description.shape).engine,
         "torch": torch.__version__,
     }
-    text = json.dumps(record, indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json(record, out)
 
 
 if __name__ == "__main__":

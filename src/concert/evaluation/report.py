@@ -14,7 +14,6 @@ from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     abstention_rate,
     average_certified_radius,
-    certified_accuracy,
     certified_at,
     nonzero_certified_accuracy,
     share_interval,
@@ -108,7 +107,6 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
 
 
 def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float]) -> dict[str, Any]:
-    accuracy = certified_accuracy(log.frame, radii)
     band = share_interval(certified_at(log.frame, radii))
     return {
         "log": str(log.path),
@@ -122,7 +120,7 @@ def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float])
         "certified_accuracy": [
             {
                 "radius": float(radius),
-                "value": float(accuracy[i]),
+                "value": float(band.value[i]),
                 "low": float(band.low[i]),
                 "high": float(band.high[i]),
             }

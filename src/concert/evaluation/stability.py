@@ -10,7 +10,6 @@ generator whose curve rises late or slowly has small ellipsoids.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +22,11 @@ from concert.certificates import sigma_statistics
 from concert.certification.selection import map_dips
 from concert.errors import ConcertError
 from concert.evaluation.correlation import chosen_images
-from concert.files import write_atomically
 from concert.recipes.config import DataSettings
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 DIPS: Final = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -103,10 +101,7 @@ def main(
     """The stability of a run's maps as JSON, also written to `out`."""
     name, chosen = chosen_images(run, data, subset)
     result = map_stability(load(run), chosen, draws)
-    text = json.dumps({"data": name, "subset": subset, **asdict(result)}, indent=2)
-    if out is not None:
-        write_atomically(out, text + "\n")
-    return text
+    return as_json({"data": name, "subset": subset, **asdict(result)}, out)
 
 
 if __name__ == "__main__":
