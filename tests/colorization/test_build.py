@@ -17,8 +17,8 @@ from concert.recipes.config import (
     ObjectiveSettings,
     Recipe,
     TrainingSettings,
-    to_yaml,
 )
+from concert.recipes.writing import to_yaml
 from concert.training.loop import train
 
 

@@ -14,11 +14,11 @@ from concert.errors import ConcertError
 from concert.evaluation import attack_table
 from concert.evaluation.attack_table import (
     attack_notes,
-    perturbation_norms,
     printed,
     proportion_interval,
     tau_grid,
 )
+from concert.evaluation.attacked_log import perturbation_norms
 from concert.evaluation.report import write_report
 from concert.records.reading import LoadedLog
 

@@ -19,7 +19,7 @@ from concert.errors import ConcertError
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.objectives import OBJECTIVES, GaussianObjective, SmoothAdvObjective
-from concert.objectives.smoothadv import (
+from concert.objectives.soft_attacks import (
     ascent,
     attack_loss,
     cosine_decay,

@@ -12,8 +12,14 @@ import torch
 from concert.commands.train import parser as train_parser
 from concert.data import MEAN_STD
 from concert.noise import NoiseModel
-from concert.recipes.building import build_base, build_noise, build_objective, describe
-from concert.recipes.config import Recipe, objective_arguments
+from concert.recipes.building import (
+    build_base,
+    build_noise,
+    build_objective,
+    describe,
+    objective_arguments,
+)
+from concert.recipes.config import Recipe
 from concert.recipes.shipped import find_recipe, recipe_names, recipes_folder
 from concert.training.state import make_optimizer
 

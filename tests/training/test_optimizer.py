@@ -17,8 +17,8 @@ from concert.recipes.config import (
     ObjectiveSettings,
     Recipe,
     TrainingSettings,
-    to_dict,
 )
+from concert.recipes.writing import to_dict
 from concert.runs import read_description
 from concert.training.loop import train
 from concert.training.run_claim import claim_folder

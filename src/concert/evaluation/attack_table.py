@@ -9,11 +9,19 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from concert import bounds
 from concert.errors import ConcertError
-from concert.evaluation.metrics import LEVEL, Floats, certified_radii
+from concert.evaluation.attacked_log import (
+    attack_of,
+    attacked_through_itself,
+    clean_numbers,
+    perturbation_norms,
+    reference_of,
+    right_before,
+    strength,
+)
+from concert.evaluation.metrics import LEVEL, certified_radii
 from concert.evaluation.rendering import rounded_down, rounded_up
 from concert.evaluation.tables import require_one_dataset, row_labels
 from concert.records.reading import LoadedLog
@@ -36,39 +44,11 @@ STOPS: Final = (
 )
 
 
-def attacked(log: LoadedLog) -> bool:
-    """Whether a log is of attacked images."""
-    return isinstance(log.run["info"].get("attack"), dict)
-
-
 def tau_grid(logs: Sequence[LoadedLog]) -> list[float]:
     """The paper's grid for the logs' attack and data set."""
-    method = str(_attack(logs[0])["method"])
+    method = str(attack_of(logs[0])["method"])
     small, large = GRIDS.get(method, GRIDS["pgd"])
     return list(large if "imagenet" in require_one_dataset(logs).lower() else small)
-
-
-def perturbation_norms(log: LoadedLog) -> Floats:
-    """The l2 norm of the perturbation of each image in the log's frame, (N,)."""
-    norms = np.asarray(_attack(log)["l2"], dtype=np.float64)
-    rows = log.frame["idx"].to_numpy(np.int64)
-    if rows.max() >= len(norms):
-        raise ConcertError(
-            f"{log.path} has images that the attack beside it does not: restore its JSON file"
-        )
-    chosen: Floats = norms[rows]
-    return chosen
-
-
-def clean_numbers(log: LoadedLog) -> NDArray[np.int64]:
-    """The number in the clean data set of each image in the log's frame, (N,)."""
-    index = _attack(log).get("index")
-    if index is None:
-        raise ConcertError(f"{log.path} does not say which clean images it is of: certify it again")
-    numbers: NDArray[np.int64] = np.asarray(index, dtype=np.int64)[
-        log.frame["idx"].to_numpy(np.int64)
-    ]
-    return numbers
 
 
 def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None) -> pd.DataFrame:
@@ -85,7 +65,7 @@ def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None)
     grid = checked_taus(tau_grid(logs) if taus is None else taus)
     rows = []
     for place, (log, label) in enumerate(zip(logs, row_labels(logs), strict=True)):
-        attack, norms = _attack(log), perturbation_norms(log)
+        attack, norms = attack_of(log), perturbation_norms(log)
         certified = certified_radii(log.frame) > 0
         sets = {"all": np.full(len(norms), True)}
         right = right_before(log)
@@ -157,19 +137,19 @@ def tau_name(tau: float) -> str:
 
 def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
     """How to read the table, how its images were attacked, and through which model."""
+    stops = STOPS if attack_of(logs[0])["method"] == "cadv" else ""
     notes = [
         "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
         "the clean image's region.",
         "Each model's own attack decides which images are in its subsets"
-        f"{STOPS if _attack(logs[0])['method'] == 'cadv' else ''}: compare models by the column of "
-        "all images.",
+        f"{stops}: compare models by the column of all images.",
     ]
     attacks: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
         name = label.name
-        attacks.setdefault(strength(log) + _reference(log), []).append(name)
+        attacks.setdefault(strength(log) + reference_of(log), []).append(name)
         right = right_before(log)
         if right is not None:
             notes.append(
@@ -178,64 +158,9 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
             )
         if not attacked_through_itself(log):
             notes.append(f"{name}: its images were attacked through another model.")
-    if len({frozenset(clean_numbers(log)) for log in logs if "index" in _attack(log)}) > 1:
+    if len({frozenset(clean_numbers(log)) for log in logs if "index" in attack_of(log)}) > 1:
         notes.append("The attacks are not of the same clean images: rows differ by that too.")
     return notes + [f"{'; '.join(names)}: attacked with {text}." for text, names in attacks.items()]
-
-
-def strength(log: LoadedLog) -> str:
-    """The settings of a log's attack in one line: what two attacks must share to be compared."""
-    attack = _attack(log)
-    told: dict[str, Any] = {
-        name: attack[name] for name in ("method", "targets", "against") if name in attack
-    }
-    told |= {k: v for k, v in attack.get("arguments", {}).items() if k != "against"}
-    if attack["against"] == "base":
-        told.pop("draws", None)  # there is nothing to draw
-    return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
-
-
-def _reference(log: LoadedLog) -> str:
-    """What the reference preset has instead, in brackets; "" if it has the same."""
-    instead = _attack(log).get("reference") or {}
-    values = ", ".join(
-        f"no {name}" if value is None else f"{name} {value}" for name, value in instead.items()
-    )
-    return f" (the reference preset has {values})" if values else ""
-
-
-def attacked_through_itself(log: LoadedLog) -> bool:
-    """Whether the model that a log certifies is the one attacked, as far as both are known.
-
-    Of the noise an attack knows its own settings, and not those of the network in it: the weights
-    tell networks apart.
-    """
-    attacked, certified = (_model_of(each) for each in (_attack(log), log.run["identity"]))
-    return all(certified.get(name, value) == value for name, value in attacked.items())
-
-
-def _model_of(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What a description says of the model: settings of its noise, weights, network, its source."""
-    noise = described.get("noise")
-    known = dict(noise) if isinstance(noise, dict) else {}
-    parts = ("weights", "classifier", "classifier_source")
-    return known | {name: described[name] for name in parts if name in described}
-
-
-def right_before(log: LoadedLog) -> NDArray[np.bool_] | None:
-    """Whether the smoothed classifier was right on each clean image, (N,); None if not known.
-
-    By the most voted class of the attack's draws, without a test, so without abstaining.
-    """
-    attack = _attack(log)
-    votes = attack.get("clean_vote")
-    if votes is None and attack["against"] != "base":
-        votes = attack.get("clean_predict")  # the same, in older folders
-    if votes is None:
-        return None
-    chosen = np.asarray(votes, dtype=np.int64)[log.frame["idx"].to_numpy(np.int64)]
-    right: NDArray[np.bool_] = chosen == log.frame["label"].to_numpy(np.int64)
-    return right
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
@@ -243,10 +168,3 @@ def _cell(row: Mapping[Any, Any]) -> str:
         return "- (0)"
     ends = f"[{rounded_down(row['low'], 2)}, {rounded_up(row['high'], 2)}]"
     return f"{rounded_down(row['accuracy'], 2)} {ends} ({row['N']})"
-
-
-def _attack(log: LoadedLog) -> dict[str, Any]:
-    attack = log.run["info"].get("attack")
-    if not isinstance(attack, dict) or not {"method", "against", "l2"} <= attack.keys():
-        raise ConcertError(f"{log.path} is not a log of attacked images: leave it out")
-    return attack

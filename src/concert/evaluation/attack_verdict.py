@@ -19,14 +19,12 @@ from scipy.stats import binomtest
 
 from concert.errors import ConcertError
 from concert.evaluation import rendering
-from concert.evaluation.attack_table import (
+from concert.evaluation.attack_table import checked_taus, tau_grid, tau_name
+from concert.evaluation.attacked_log import (
     attacked_through_itself,
-    checked_taus,
     clean_numbers,
     perturbation_norms,
     strength,
-    tau_grid,
-    tau_name,
 )
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,

@@ -10,6 +10,7 @@ from typing import Any
 
 from concert.errors import ConcertError
 from concert.evaluation import attack_table, interval_table, rendering, table_notes, tables
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.metrics import (
     abstention_rate,
@@ -64,7 +65,7 @@ def write_report(
         "summary.json": json.dumps(summary(logs, grid), indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(logs, radii, extras, taus, notes),
     }
-    if all(attack_table.attacked(log) for log in logs):
+    if all(attacked(log) for log in logs):
         attacks = attack_table.attack_table(logs, taus)
         shown, read = attack_table.printed(attacks), attack_table.attack_notes(logs)
         contents |= {

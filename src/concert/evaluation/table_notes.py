@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from concert.evaluation.attack_table import attacked
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.tables import row_labels, stopped_on_grid
 from concert.records.reading import LoadedLog
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -31,7 +31,6 @@ from concert.recipes.config import (
     NoiseSettings,
     ObjectiveSettings,
     Recipe,
-    objective_arguments,
 )
 
 KEYWORD: Final = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -85,6 +84,19 @@ def build_objective(settings: ObjectiveSettings) -> Objective:
     if not isinstance(made.m, int):
         raise ConcertError(f"objective '{name}': m must be a whole number, not {made.m!r}")
     return made
+
+
+def objective_arguments(settings: ObjectiveSettings) -> dict[str, Any]:
+    """The settings that were given, by the names of the objective's constructor.
+
+    Raises ConcertError for one that is given twice, as a setting and in `init_args`.
+    """
+    given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    own = given.pop("init_args") or {}
+    shared = {key: value for key, value in given.items() if key != "name" and value is not None}
+    for name in sorted(shared.keys() & own.keys()):
+        raise ConcertError(f"objective.{name} is in objective.init_args too: remove one of them")
+    return shared | own
 
 
 def _method(name: str) -> Callable[..., Objective]:

@@ -6,12 +6,9 @@ code that uses it states.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from concert.errors import ConcertError
 
@@ -246,34 +243,3 @@ class Recipe:
     colorizer: str = "compact"
     colorizer_args: dict[str, Any] | None = None
     init: Path | None = None
-
-
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Plain values only, without the settings left at None; arguments of classes as given."""
-    result: dict[str, Any] = _plain(recipe)
-    return result
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        given = {entry.name: getattr(value, entry.name) for entry in fields(value)}
-        return {name: _plain(item) for name, item in given.items() if item is not None}
-    return value.as_posix() if isinstance(value, Path) else copy.deepcopy(value)
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The recipe as it is written into a run folder."""
-    return yaml.safe_dump(to_dict(recipe), sort_keys=False)
-
-
-def objective_arguments(settings: ObjectiveSettings) -> dict[str, Any]:
-    """The settings that were given, by the names of the objective's constructor.
-
-    Raises ConcertError for one that is given twice, as a setting and in `init_args`.
-    """
-    given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    own = given.pop("init_args") or {}
-    shared = {key: value for key, value in given.items() if key != "name" and value is not None}
-    for name in sorted(shared.keys() & own.keys()):
-        raise ConcertError(f"objective.{name} is in objective.init_args too: remove one of them")
-    return shared | own

@@ -9,7 +9,8 @@ import yaml
 
 from concert.errors import ConcertError
 from concert.files import write_atomically
-from concert.recipes.config import Recipe, to_dict, to_yaml
+from concert.recipes.config import Recipe
+from concert.recipes.writing import to_dict, to_yaml
 
 # These may change between the parts of an interrupted run without changing its result's meaning.
 FREE: Final = (

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from concert.data import ImageSet
 from concert.evaluation import table_notes, tables
-from concert.evaluation.attack_table import attacked
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.explain.explain import Explanation
 from concert.evaluation.explain.figure import explanation_figure, rendered
 from concert.evaluation.page import words

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from concert.evaluation import attack_table, rendering, table_notes, tables
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.region_table import region_notes, region_table
 from concert.records.reading import LoadedLog
 
@@ -132,7 +133,7 @@ def page_tables(
 
 
 def _attack_tables(logs: Sequence[LoadedLog], taus: Sequence[float] | None) -> list[PageTable]:
-    if not all(map(attack_table.attacked, logs)):
+    if not all(map(attacked, logs)):
         return []
     shown = attack_table.printed(attack_table.attack_table(logs, taus))
     columns = {str(name): [str(cell) for cell in shown[name]] for name in shown.columns}

@@ -8,7 +8,7 @@ from math import isinf, isnan
 
 from concert.certificates import Guarantee
 from concert.evaluation import rendering, table_notes, tables
-from concert.evaluation.attack_table import attacked
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
     abstention_rate,
