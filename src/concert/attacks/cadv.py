@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from concert.attacks.base import Against, AttackResult, OnStep, Precision, Victim, check_at_least
-from concert.attacks.hints import choose_clusters, color_clusters, first_hints
+from concert.attacks.hints import starting_hints
 from concert.colorization import color_entropy, decode_ab, lab_to_rgb, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_LIMIT
 from concert.errors import ConcertError, nearest
@@ -96,8 +96,9 @@ def cadv(
     colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest" as the
     papers say). An image is left alone once its goal leads all others by 0.05 and its lead changes
     by less than 0.001 a step. The result's `start` is what the first hints make of the images.
-    colorizer: default the shipped compact one. draws: of noise, for a smoothed victim. To attack
-    the class predicted, as the released code does, give it as label.
+    colorizer: default the shipped compact one. draws: of noise, for a smoothed victim. precision:
+    of the gradients. success_draws: fresh ones that judge the result. To attack the class
+    predicted, as the released code does, give it as label.
 
     Source: Bhattad, Chong, Liang, Li and Forsyth, "Unrestricted Adversarial Examples via Semantic
     Manipulation" (ICLR 2020) and its released code; Eq. 3 of the Concert paper.
@@ -126,17 +127,10 @@ def cadv(
     with torch.no_grad():
         zeros = torch.zeros_like(lightness)
         entropies = color_entropy(network(lightness, zeros.expand(-1, 2, -1, -1), zeros))
-        # Nearest pixel, as published; a cell is 4 x 4 pixels, the last ones reach over the border.
-        entropies = functional.interpolate(entropies, scale_factor=4, mode="nearest")
-    first: list[tuple[Tensor, Tensor]] = []
-    for row, generator in enumerate(victim.generators()):
-        found = color_clusters(lab[row], clusters, space, seed, restarts)
-        height, width = found.shape
-        entropy = entropies[row, 0, :height, :width].double().cpu().numpy()
-        allowed = choose_clusters(entropy, found, chosen, choice)
-        first.append(first_hints(lab[row], allowed, hints, generator))
-
-    colors, mask = (torch.stack(each).requires_grad_() for each in zip(*first, strict=True))
+    first = starting_hints(
+        lab, entropies, victim.generators(), clusters, chosen, choice, space, hints, seed, restarts
+    )
+    colors, mask = (each.requires_grad_() for each in first)
     optimizer = torch.optim.Adam([colors, mask], lr=lr)
     lanes = victim.lanes(0)
     start = result = victim.clean.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -9,12 +10,44 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torch.nn import functional
 
 from concert.colorization.lab import AB_LIMIT
 
 # The blur before clustering, in pixels of an image of this size.
 BLUR: Final = 3.0
 BLUR_SIZE: Final = 224
+
+
+def starting_hints(
+    lab: Tensor,
+    entropies: Tensor,
+    generators: Sequence[torch.Generator],
+    clusters: int,
+    chosen: int,
+    choice: Literal["lowest", "highest"],
+    space: Literal["ab", "lab"],
+    hints: int,
+    seed: int,
+    restarts: int,
+) -> tuple[Tensor, Tensor]:
+    """Hints (B, 2, H, W) and mask (B, 1, H, W) of Lab images (B, 3, H, W), a generator for each.
+
+    `hints` pixels are drawn from the `chosen` of `clusters` clusters. The entropies (B, 1, h, w)
+    are of cells of 4 x 4 pixels, the last ones reaching over the border.
+    """
+    # Nearest pixel, as published.
+    entropies = functional.interpolate(entropies, scale_factor=4, mode="nearest")
+    given: list[tuple[Tensor, Tensor]] = []
+    for image, entropy, generator in zip(lab, entropies, generators, strict=True):
+        found = color_clusters(image, clusters, space, seed, restarts)
+        height, width = found.shape
+        cells = entropy[0, :height, :width].double().cpu().numpy()
+        given.append(
+            first_hints(image, choose_clusters(cells, found, chosen, choice), hints, generator)
+        )
+    colors, mask = (torch.stack(each) for each in zip(*given, strict=True))
+    return colors, mask
 
 
 def color_clusters(

@@ -55,8 +55,9 @@ def pgd(
     the image is clipped to [0, 1] and the perturbation brought back into the ball.
 
     epsilon, norm: the ball. step_size: default 2 * epsilon / steps. draws: copies per image. fresh:
-    new draws for every step; without it all steps share theirs, as published. indices: the images'
-    numbers in their data set, which address the noise.
+    new draws for every step; without it all steps share theirs, as published. precision: of the
+    gradients. success_draws: fresh ones that judge the result. indices: the images' numbers in
+    their data set, which address the noise.
 
     Returns the best iterate on the draws that all steps share; with `fresh`, where gains are of
     different draws, the last one. The norm of a returned perturbation, computed in float64, is at

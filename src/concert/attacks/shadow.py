@@ -89,7 +89,8 @@ def shadow(
     where CE is the cross-entropy averaged over `draws` noisy copies that are drawn once. The image
     is clipped to [0, 1] at the end only. `channels` 1 gives all channels the same perturbation (S
     is 0), 3 one each. `sigma`: isotropic noise of the attacker's own in place of the classifier's.
-    Without targets the attack is untargeted; `spoofing_shadow` chooses them as published.
+    `precision`: of the gradients. `success_draws`: fresh ones that judge the result. Without
+    targets the attack is untargeted; `spoofing_shadow` chooses them as published.
 
     Source: Ghiasi, Shafahi and Goldstein, "Breaking Certified Defenses: Semantic Adversarial
     Examples with Spoofed Robustness Certificates" (ICLR 2020): the objective of its Shadow Attack,
