@@ -22,7 +22,7 @@ from concert import bounds
 from concert.certificates import Guarantee, isotropic_radius, normalized_radius
 from concert.certification.procedure import Procedure
 from concert.checks import check_images
-from concert.engines.inference import full_precision
+from concert.engines.precision import full_precision
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.records.record import ABSTAIN, Certification
@@ -392,11 +392,23 @@ def test_an_abstention_says_why(share: float, advice: str) -> None:
         assert int(named[1]) > 200
 
 
+def test_a_class_that_is_ruled_out_takes_no_votes_and_leaves_the_others() -> None:
+    """A logit of minus infinity is how classes are masked; one of plus infinity is damage."""
+    shift = torch.tensor([-math.inf, 0.0, 5.0])
+    model = smoothed(Function(lambda z: 0.0 * z.flatten(1)[:, :3] + shift), classes=3)
+    record = model.certify(images(1), n=200)[0]
+    assert (record.label, record.votes) == (2, (0, 0, 200))
+    two = smoothed(Function(lambda z: 0.0 * z.flatten(1)[:, :2] + shift[:2]), classes=2)
+    assert two.certify(images(1), n=200)[0].votes == (0, 200)
+    damaged = smoothed(Function(lambda z: 0.0 * z.flatten(1)[:, :3] - shift), classes=3)
+    assert damaged.certify(images(1), n=200)[0].label == ABSTAIN
+
+
 def test_a_classifier_of_damaged_logits_abstains() -> None:
     model = smoothed(Function(lambda z: z.flatten(1)[:, :3] * math.nan), classes=3)
     record = model.certify(images(1), n=50)[0]
     assert (record.label, record.radius, record.votes) == (ABSTAIN, 0.0, (0, 0, 0))
-    assert "0 of 50 votes" in record.reason
+    assert "0 of 50 votes, 50 undecided; the logits of undecided votes are" in record.reason
     assert model.predict(images(2), n=50).tolist() == [ABSTAIN, ABSTAIN]
 
 
@@ -728,6 +740,53 @@ class Together(nn.Module):
         return torch.stack([score, -score], dim=1)
 
 
+class Spatial(nn.Module):
+    """A weight of five dimensions, which has no channels-last layout, beside one of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(1, 2, 1), nn.Conv3d(1, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.flat(images).mean(dim=(2, 3)) + self.deep(images[:, None]).mean(dim=(2, 3, 4))
+
+
+def test_modules_of_all_kinds() -> None:
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    image = torch.rand(1, 1, 2, 2)
+    scripted, traced = torch.jit.script(linear), torch.jit.trace(linear, image)
+    votes = [
+        SmoothedClassifier(module, IsotropicNoise(0.5), 2).certify(image, n=200, seed=0)[0].votes
+        for module in (linear, scripted, traced)
+    ]
+    assert votes[0] == votes[1] == votes[2]
+    SmoothedClassifier(Spatial(), IsotropicNoise(0.5), 2).predict(image, n=64)
+    weighted = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(4, 2)))
+    weighted(image)
+    with pytest.raises(ConcertError, match="cannot be copied, because it keeps"):
+        SmoothedClassifier(weighted, IsotropicNoise(0.5), 2).predict(image, n=64)
+
+
+class Follows(nn.Module):
+    """All images of a batch are put into the class of one of them, or of a neighbour."""
+
+    def __init__(self, row: int | None) -> None:
+        super().__init__()
+        self.row = row
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.flatten(1).mean(dim=1) - 0.5
+        score = score.roll(1) if self.row is None else score[self.row].expand(len(images))
+        return torch.stack([score, -score], dim=1)
+
+
+@pytest.mark.parametrize("row", [0, 1, -1, None])
+def test_a_classifier_that_follows_another_row_is_refused(row: int | None) -> None:
+    smoothed = SmoothedClassifier(Follows(row), IsotropicNoise(0.5), 2)
+    with pytest.raises(ConcertError, match="depends on the other images of its batch"):
+        smoothed.certify(torch.full((1, 1, 1, 1), 0.52), n=100)
+
+
 def test_a_classifier_that_sees_its_batch_is_refused() -> None:
     """Its draws are not independent: a radius of 0.79 was certified and false at 0.08."""
     image = torch.full((1, 1, 1, 1), 0.52)
@@ -863,6 +922,26 @@ def test_threads_do_not_see_each_others_activations(kind: str) -> None:
         model.refresh()
     assert found[1] == found[0]
     assert found[2] == found[0]
+
+
+def test_a_process_of_lower_precision_gets_the_same_votes() -> None:
+    """oneDNN would count in bfloat16, far beyond the vote margin, under the same engine's name."""
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.Linear(64, 10))
+    torch.nn.init.normal_(classifier[1].weight, std=2.0)
+    x = torch.rand(1, 1, 16, 16)
+
+    def votes() -> tuple[Certification, ...]:
+        smoothed = SmoothedClassifier(classifier, IsotropicNoise(0.5), 10)
+        return tuple(smoothed.certify(x, n=4000, seed=0))
+
+    wanted, before = votes(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert votes() == wanted
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_precision_comes_back_when_the_last_user_ends() -> None:

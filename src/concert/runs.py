@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,13 +40,22 @@ CONFIG: Final = "config.json"
 
 
 def weights_file(classifier: nn.Module, noise: NoiseModel) -> bytes:
-    """The content of a weights file; its hash identifies the weights."""
+    """The content of a weights file; its hash identifies the weights.
+
+    Numbers are in float32, as they are loaded, whatever precision they were trained in.
+    """
     tensors = {
-        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
+        f"{prefix}.{name}": _stored(tensor)
         for prefix, module in (("classifier", classifier), ("noise", noise))
         for name, tensor in module.state_dict().items()
     }
     return save_tensors(tensors, metadata={"format": "pt"})
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """On the processor, with memory of its own: tied weights share theirs."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def source_of(*models: nn.Module) -> dict[str, str]:
@@ -152,8 +162,23 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, fol
         raise ConcertError(_not_fitting(folder, error)) from None
 
 
-def data_of(run: Path, trained_on: str, given: Any) -> DataSettings:
-    """The data of the flags; what they leave out is that of the training run."""
+@dataclass(frozen=True)
+class GivenData:
+    """Which images, as flags say; what they leave out is that of the training run.
+
+    Args:
+        name: of the data set.
+        path: folder of the data.
+        size: resize and crop to this.
+    """
+
+    name: str = ""
+    path: Path | None = None
+    size: int | None = None
+
+
+def data_of(run: Path, trained_on: str, given: GivenData) -> DataSettings:
+    """The data of the flags, completed from the training run."""
     trained: dict[str, Any] = {}
     if given.name in ("", trained_on):
         with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):

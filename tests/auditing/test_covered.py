@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from concert.auditing.covered import covered_images, main
+from concert.classifiers import LeNet
 from concert.cli import main as command
+from concert.data import load_images
 from concert.errors import ConcertError
-from concert.noise import BandedNoise
+from concert.evaluation.certify import CertifySettings, certify_data
+from concert.noise import BandedNoise, GridNoise
+from concert.recipes.building import Description
 from concert.records.reading import read_log
-from concert.runs import load
+from concert.runs import load, save_model
 
 SMALL = ["--subset", "first:6", "--n", "500", "--n0", "64", "--alpha", "0.01"]
 
@@ -61,6 +65,29 @@ def test_the_ellipsoid_covers_what_the_ball_does_not(run: Path) -> None:
         assert found.low <= found.share <= found.high
         assert found.share == pytest.approx(covered / 6)
     assert found.largest_l2 == pytest.approx(0.9 * smallest, rel=1e-5)
+
+
+def test_a_certificate_on_a_grid_does_not_speak_of_images_off_it(tmp_path: Path) -> None:
+    digits = load_images("digits", "test")
+    label = int(digits.labels[0])
+    network, noise = LeNet(), GridNoise(0.25)
+    with torch.no_grad():
+        network.fc2.weight.zero_()
+        network.fc2.bias.copy_(torch.arange(10).eq(label))
+    names = tuple("0123456789")
+    described = Description(
+        {"name": "lenet", "init_args": {}}, noise.settings(), 10, (1, 28, 28), names, "digits"
+    )
+    save_model(tmp_path / "model", described, network, noise)
+    settings = CertifySettings(subset="first:1", n0=32, n=1000)
+    smoothed, file = load(tmp_path), tmp_path / "certify.tsv"
+    certify_data(smoothed, tmp_path, digits, settings, file)
+    clean = digits.images([0])
+    for steps, covered in ((1.0, 1), (0.3, 0)):
+        attacked = clean + steps / 255
+        found = covered_images(smoothed, read_log(file), clean, attacked, [0])
+        assert (found.certified, found.by_ball, found.covered) == (1, covered, covered)
+    assert "255" in found.guarantee
 
 
 def test_an_attack_of_the_command_line(run: Path, tmp_path: Path) -> None:

@@ -214,6 +214,19 @@ def test_an_ellipsoid_out_of_reach_does_not_stop_the_ball() -> None:
     assert tally.decided
 
 
+def test_more_draws_than_can_be_asked_for_are_not_called_a_minority() -> None:
+    ball = Claim(lambda p: isotropic(p, 0.25, 784), 1.0)
+    rule = StoppingRule.parse("full")
+    for votes, advice in (
+        ([50_001, 49_999], "more than 10^9 draws would be needed at this vote share"),
+        ([50_000, 50_000], "no n certifies a vote share of at most 1/2"),
+        ([40_000, 10_000], "the logits of undecided votes are closer than the vote margin"),
+    ):
+        tally = Tally([ball], rule.stages(100_000), 0.001, 0, 2)
+        tally.add(Votes(np.array(votes), 100_000), rule)
+        assert advice in tally.reason()
+
+
 def test_a_radius_that_all_draws_would_miss_is_given_up_on() -> None:
     # 0.75 needs 0.99865. At 99.75 % after 15,104 draws all remaining ones could still be votes, but
     # not at a share that three standard errors above this one explain.

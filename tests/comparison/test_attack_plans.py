@@ -214,14 +214,19 @@ def test_runs_without_attacked_images_are_named(folder: Path) -> None:
 def test_logs_of_another_model_are_not_reported(folder: Path) -> None:
     attack_steps(folder)
     run = folder / "out" / "cohen"
-    write_model(run, "retrained")
     write_log(run)
     write_log(run / "attack-pgd", data="digits, pgd")
     comparison = read_spec("spec.yaml", Path("out"))
+    written, _ = write_attacks(comparison, folder / "report")
+    (folder / "report" / "pgd" / "of mine.md").write_text("kept")
+    assert {file.name for file in written} >= {"table.md", "report.html"}
+    # Trained again: the report on the model before is not left as if it were of this one.
+    write_model(run, "retrained")
     assert "of another model: delete it" in read_logs(comparison).missing["cohen"]
     files, missing = write_attacks(comparison, folder / "report")
     assert "of another model: delete it" in missing["cohen, attack pgd"]
     assert files == []
+    assert [file.name for file in (folder / "report" / "pgd").iterdir()] == ["of mine.md"]
 
 
 def test_runs_of_one_method_are_told_apart(folder: Path) -> None:

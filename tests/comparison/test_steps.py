@@ -37,6 +37,10 @@ def test_time_left_by_hand(folder: Path) -> None:
         step.code, step.seconds = 0, seconds
     # A training and a certification like the first are left, for two processes.
     assert progress.seconds_left() == (20.0, True)
+    # That certification had half of its images from an earlier process.
+    steps[1].done_at_start = 0.5
+    assert progress.seconds_left() == (25.0, True)
+    steps[1].done_at_start = 0.0
     steps[1].seconds = None
     steps[1].code = None
     # Of certifications nothing is known yet.

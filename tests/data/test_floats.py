@@ -89,3 +89,12 @@ def test_a_known_name_has_its_shape_and_classes(tmp_path: Path) -> None:
         load_images("mine", "test", folder, size=4)
     right = write(tmp_path / "right", {"image": nested(numbers(2, (3, 32, 32))), "label": [0, 9]})
     assert load_images("cifar10", "test", right).shape == (3, 32, 32)
+    # Attacked images of a model that was trained at another size.
+    assert load_images("cifar10", "test", folder_of(tmp_path, 16), size=16).shape == (3, 16, 16)
+    with pytest.raises(ConcertError, match="1x16x16 of 10 classes, those of cifar10 3x16x16"):
+        load_images("cifar10", "test", folder_of(tmp_path, 16, channels=1), size=16)
+
+
+def folder_of(tmp_path: Path, size: int, channels: int = 3) -> Path:
+    columns = {"image": nested(numbers(2, (channels, size, size))), "label": [0, 9]}
+    return write(tmp_path / f"{channels}x{size}", columns)

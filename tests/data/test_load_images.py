@@ -162,6 +162,20 @@ def test_decoded_images_are_taken_from_the_cache(tmp_path: Path, cache: Path) ->
     assert stored.stat().st_mtime_ns == changed
 
 
+def test_two_folders_of_files_with_the_same_names_sizes_and_times(tmp_path: Path) -> None:
+    """As archives make them that give every file the same time."""
+    for name, grey in (("dark", 10), ("bright", 200)):
+        file = tmp_path / name / "test" / "a" / "0.bmp"
+        file.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), grey).save(file)
+        os.utime(file, (1, 1))
+    shades = [
+        float(load_images("mine", "test", tmp_path / name).images([0]).mean())
+        for name in ("dark", "bright")
+    ]
+    assert shades == pytest.approx([10 / 255, 200 / 255])
+
+
 def test_labels_of_a_cached_set_may_be_written_to(tmp_path: Path) -> None:
     write_folder(tmp_path, {"test/a": 1, "test/b": 1})
     load_images("mine", "test", tmp_path)

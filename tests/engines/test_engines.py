@@ -13,7 +13,7 @@ import torch
 from concert.cli import main
 from concert.engines import EngineChoice, build_engine, read_choice
 from concert.engines.choice import ENGINES
-from concert.engines.export import export_engine
+from concert.engines.export import export_engine, to_onnx
 from concert.engines.torch_engines import check_drift, noisy_probe
 from concert.errors import ConcertError
 from concert.records.reading import read_log
@@ -145,6 +145,23 @@ def test_what_does_not_belong_together_is_refused(network: torch.nn.Module, tmp_
     (tmp_path / "engine.json").write_text("{")
     with pytest.raises(ConcertError, match="is damaged"):
         read_choice(tmp_path, "w")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_network_that_sees_its_batch_is_not_exported(engine: str, tmp_path: Path) -> None:
+    coupled = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 28), torch.nn.BatchNorm2d(4, track_running_stats=False)
+    )
+    network = torch.nn.Sequential(coupled, torch.nn.Flatten(), torch.nn.Linear(4, 10)).eval()
+    with pytest.raises(ConcertError, match="depends on the other images of its batch"):
+        export(tmp_path, network, engine)
+    assert not (tmp_path / "engine.json").exists()
+    # One that an earlier version let through.
+    file = tmp_path / "engine.onnx"
+    file.write_bytes(to_onnx(network, SHAPE))
+    choice = EngineChoice(engine, file, "digest")
+    with pytest.raises(ConcertError, match=r"the exported network's output .* of its batch"):
+        build_engine(choice, network, SHAPE, 10, torch.device("cpu"), 2.5e-5, 32, 1)
 
 
 def test_a_failed_export_leaves_what_was_deployed(network: torch.nn.Module, tmp_path: Path) -> None:

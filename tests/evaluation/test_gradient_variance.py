@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from concert.classifiers import LeNet
 from concert.errors import ConcertError
 from concert.evaluation.gradient_variance import classification_loss, gradient_variance, main
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise
-from concert.recipes.building import Description
+from concert.recipes.building import Description, build_noise
 from concert.runs import save_model
 
 OWN = """
@@ -92,6 +93,18 @@ def test_the_generator_is_measured_too() -> None:
     assert all(each.variance > 0 for each in found)
     with pytest.raises(ConcertError, match="repetitions"):
         gradient_variance(classifier, noise, images, labels, repetitions=1)
+
+
+def test_a_codebook_has_gradients_though_it_chooses_one_map(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = {"generator": "codebook", "generator_args": {"pool": 4}}
+    noise = {"kind": "queried", "low": 0.2, "high": 0.5, "query_sigma": 0.6, **generator}
+    classifier, names = {"name": "lenet", "init_args": {}}, tuple("0123456789")
+    description = Description(classifier, noise, 10, (1, 28, 28), names, "digits")
+    save_model(tmp_path / "model", description, LeNet(), build_noise(noise, (1, 28, 28)))
+    record = json.loads(main(tmp_path, images=4, repetitions=2))
+    assert {row["network"] for row in record["variances"]} == {"classifier", "generator"}
+    assert all(row["variance"] > 0 for row in record["variances"])
 
 
 @pytest.fixture

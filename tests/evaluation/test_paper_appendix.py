@@ -62,7 +62,7 @@ def test_table_9(make_log: Callable[..., LoadedLog]) -> None:
     ]
     here = table[table["source"] == "here"]
     assert set(here["data"]) == {"mnist"}
-    assert set(table.loc[table["source"] == "paper", "data"]) == {"cifar10"}
+    assert set(table.loc[table["source"] == "paper", "data"]) == {"not stated"}
     assert list(here["n"]) == ["2000", "1000", "1000", "", ""]
     # The rows of the logs take 0.5, 1, 1.5 and 2 seconds.
     assert list(here["seconds"]) == [0.25, 1.25, 1.25, 2.0, 3.0]

@@ -14,6 +14,7 @@ from concert import IsotropicNoise, SmoothedClassifier
 from concert.classifiers import LeNet
 from concert.errors import ConcertError
 from concert.evaluation.prediction_time import main, prediction_seconds
+from concert.noise import GridNoise
 from concert.recipes.building import Description
 from concert.runs import read_description, save_model
 
@@ -37,6 +38,11 @@ def test_all_draws_are_timed_and_the_first_prediction_is_not(
     assert max(seconds) < 0.3
     with pytest.raises(ConcertError, match="images must be at least 1, got 0"):
         prediction_seconds(smoothed, (1, 28, 28), images=0)
+
+
+def test_noise_on_a_grid_gets_images_on_it() -> None:
+    smoothed = SmoothedClassifier(LeNet(), GridNoise(0.5, levels=15), num_classes=10)
+    assert len(prediction_seconds(smoothed, (1, 28, 28), n=16, images=2)) == 2
 
 
 def test_a_run_is_timed(tmp_path: Path) -> None:

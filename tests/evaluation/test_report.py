@@ -12,7 +12,7 @@ from PIL import Image
 
 from concert.certificates import Guarantee
 from concert.errors import ConcertError
-from concert.evaluation.report import write_report
+from concert.evaluation.report import FILES, write_report
 from concert.records.reading import LoadedLog, read_log
 
 DATA = Path(__file__).parents[1] / "data_files"
@@ -60,6 +60,14 @@ def test_a_report_holds_every_file_and_nothing_else(
     with Image.open(folder / "certified_accuracy.png") as image:
         assert image.width > 1000
     assert write_report(logs, folder) == paths
+
+
+def test_the_files_that_a_report_may_write(
+    make_log: Callable[..., LoadedLog], tmp_path: Path
+) -> None:
+    attack = {"method": "shadow", "against": "deployed", "l2": [1.0] * 4}
+    paths = write_report([make_log(OUTCOMES, data="cifar10, shadow", attack=attack)], tmp_path)
+    assert {path.name for path in paths} == set(FILES)
 
 
 def test_the_summary_by_hand(make_log: Callable[..., LoadedLog], tmp_path: Path) -> None:

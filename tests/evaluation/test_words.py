@@ -108,6 +108,13 @@ def test_shares_are_rounded_down_but_not_to_nothing() -> None:
     assert [percent(share) for share in (0.0, 0.0004, 0.9996)] == ["0.0 %", "under 0.1 %", "99.9 %"]
 
 
+def test_noisy_copies_without_a_class_are_told() -> None:
+    reason = "p_lower 0.0100 <= 0.5 from 20 of 2000 votes, 1900 undecided; the logits of undecided"
+    text = sentence_of(certification(label=-1, radius=0.0, reason=reason), "abstains", 0.001, "dog")
+    assert "1,900 have no class, as their logits are too close or no numbers" in text
+    assert "do not help" not in text
+
+
 @pytest.mark.parametrize(
     ("votes", "advice", "told"),
     [

@@ -36,6 +36,16 @@ def test_in_evaluation_the_map_is_one_of_the_codebook() -> None:
         assert torch.equal(generator(images), maps[chosen])
 
 
+def test_one_image_alone_is_normalised_by_what_is_known() -> None:
+    """As the last batch of an epoch may be; nothing is learnt of the features from it."""
+    generator, image = codebook().train(), torch.rand(1, 1, 28, 28)
+    generator(torch.rand(8, 1, 28, 28))
+    before = generator.norm.running_mean.clone()  # type: ignore[union-attr, operator]
+    scores = generator.scores(image)  # type: ignore[operator]
+    assert torch.equal(generator.norm.running_mean, before)  # type: ignore[union-attr, arg-type]
+    assert torch.allclose(scores, generator.eval().scores(image), atol=1e-6)
+
+
 @pytest.mark.parametrize("choice", ["straight_through", "soft"])
 def test_in_training_codes_and_choice_get_gradients(choice: str) -> None:
     generator = codebook(choice=choice).train()

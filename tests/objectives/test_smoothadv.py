@@ -16,7 +16,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from concert.errors import ConcertError
-from concert.generator import CoarseGenerator
+from concert.generator import CoarseGenerator, CodebookGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise, StaticNoise
 from concert.objectives import OBJECTIVES, GaussianObjective, SmoothAdvObjective
 from concert.objectives.soft_attacks import (
@@ -260,6 +260,27 @@ def test_loss_on_attacked_images_with_the_attacks_noise(
     assert torch.allclose(terms.sigma, sigma.detach(), atol=1e-6)
     votes = scores.softmax(dim=2).mean(dim=1).argmax(dim=1)
     assert int(terms.soft_correct) == int((votes == LABELS).sum())
+
+
+def test_the_attack_sees_a_codebook_choose_as_when_deployed() -> None:
+    """A certificate leaves out draws whose choice is close; an attack has all, and gradients."""
+    torch.manual_seed(4)
+    generator = CodebookGenerator(1, 0.2, 0.5, codes=2, pool=2)
+    generator.choice_margin = 1e9
+    noise, x = QueriedNoise(generator, 0.6, 0.2, 0.5), images(torch.float32)
+    classifier, seen = network(), []
+
+    def watch(module: nn.Module, taken: tuple[Tensor], given: Tensor) -> None:
+        if not module.training:
+            seen.append(given)
+
+    generator.register_forward_hook(watch)
+    objective = SmoothAdvObjective(M, epsilon=1.0, steps=3, warmup_epochs=0)
+    terms = objective(classifier, noise, x, LABELS, None, 0, seeded())
+    assert bool(terms.total.isfinite())
+    assert len(seen) == 3
+    assert all(bool(given.isfinite().all()) and given.requires_grad for given in seen)
+    assert (generator.choice_margin, generator.differentiable) == (1e9, False)
 
 
 def test_attacked_images_cost_more_than_images() -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from watchers import StopAfter
 
+from concert.data import load_images
 from concert.errors import ConcertError
-from concert.evaluation.certify import describe_method
+from concert.evaluation.certify import CertifySettings, certify_data, describe_method
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise
 from concert.recipes.config import (
@@ -23,6 +25,7 @@ from concert.recipes.config import (
     Recipe,
     TrainingSettings,
 )
+from concert.records.reading import read_log
 from concert.runs import load, read_description
 from concert.training.loop import Watcher, check_precision, train
 
@@ -37,6 +40,22 @@ COHEN = replace(
     noise=NoiseSettings(kind="isotropic", sigma=0.25),
     objective=ObjectiveSettings("gaussian", m=1),
 )
+
+
+TIED = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(784, 784), nn.Linear(784, 784)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x.flatten(1)).relu()))
+"""
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -236,16 +255,22 @@ def test_a_noise_model_that_the_objective_cannot_use_is_refused_first(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize(
-    ("objective", "kind"),
-    [("smoothadv", "isotropic"), ("smoothadv", "generated"), ("concert", "queried")],
+    ("precision", "objective", "kind"),
+    [
+        ("bf16-true", "smoothadv", "isotropic"),
+        ("bf16-true", "smoothadv", "generated"),
+        ("bf16-true", "concert", "queried"),
+        ("bf16-mixed", "smoothadv", "generated"),
+        ("bf16-mixed", "concert", "queried"),
+        ("64-true", "gaussian", "isotropic"),
+    ],
 )
-def test_every_precision_trains_and_is_loaded(
+def test_every_precision_trains_and_is_certified(
     tmp_path: Path, objective: str, kind: str, precision: str
 ) -> None:
-    """Noise stays in float32; the classifier's weights have the precision asked for."""
-    settings = {"steps": 2} if objective == "smoothadv" else {"start_epoch": 0}
+    """Noise stays in float32, and so are the numbers of the weights file."""
+    settings = {"smoothadv": {"steps": 2}, "concert": {"start_epoch": 0}}.get(objective, {})
     recipe = replace(
         QUERIED,
         noise=NoiseSettings(kind=kind, sigma=0.25) if kind == "isotropic" else NoiseSettings(kind),
@@ -253,12 +278,37 @@ def test_every_precision_trains_and_is_loaded(
         training=replace(QUERIED.training, epochs=1, precision=precision),
     )
     assert train(recipe, tmp_path / "run")
-    for name, tensor in weights(tmp_path / "run").items():
-        if tensor.is_floating_point():
-            low = precision == "bf16-true" and name.startswith("classifier.")
-            assert tensor.dtype == (torch.bfloat16 if low else torch.float32), name
-    smoothed = load(tmp_path / "run")
-    assert len(smoothed.predict(torch.rand(1, 1, 28, 28), n=64, seed=0)) == 1
+    stored = {n: t for n, t in weights(tmp_path / "run").items() if t.is_floating_point()}
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    if precision == "bf16-true":
+        network = [tensor for name, tensor in stored.items() if name.startswith("classifier.")]
+        assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in network)
+    digits, settings = load_images("digits", "test"), CertifySettings(subset="first:1", n0=16, n=64)
+    file = tmp_path / "certify.tsv"
+    certify_data(load(tmp_path / "run"), tmp_path / "run", digits, settings, file)
+    assert len(read_log(file).frame) == 1
+
+
+def test_tied_weights_of_a_classifier_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_with_ties.py").write_text(TIED)
+    recipe = replace(COHEN, classifier=ClassifierSettings("net_with_ties.Net"))
+    assert not train(recipe, tmp_path / "run", StopAfter(1))
+    assert train(recipe, tmp_path / "run")
+    network = load(tmp_path / "run", trust=True).classifier
+    first, second = (network.get_submodule(name) for name in ("first", "second"))
+    assert first.weight is second.weight
+
+
+def test_images_of_one_class_are_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "one" / "train" / "only").mkdir(parents=True)
+    Image.new("L", (28, 28)).save(tmp_path / "one" / "train" / "only" / "0.png")
+    recipe = replace(COHEN, data=DataSettings("mine", tmp_path / "one"))
+    with pytest.raises(ConcertError, match="all of one class"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_low_precision_with_a_generator_needs_one_process() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from concert.attacks.grid import Norm, whole_steps
 from concert.checks import check_counts, check_images, check_indices
-from concert.engines.inference import full_precision
+from concert.engines.precision import full_precision
 from concert.errors import ConcertError, nearest
 from concert.noise import IsotropicNoise
 from concert.noise.base import check_sigma
@@ -183,7 +183,8 @@ class Victim:
     ) -> AttackResult:
         """Judge perturbed images (B, C, H, W), clipped to [0, 1] and put on the noise's grid.
 
-        On a grid no perturbation exceeds `bound`, a norm and its largest value.
+        On a grid no perturbation exceeds `bound`, a norm and its largest value, by more than the
+        rounding of the grid's numbers to float32.
         """
         perturbed = self.realized(perturbed, bound)
         rounded = (perturbed * 255.0).round() / 255.0

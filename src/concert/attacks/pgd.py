@@ -61,7 +61,7 @@ def pgd(
 
     Returns the best iterate on the draws that all steps share; with `fresh`, where gains are of
     different draws, the last one. The norm of a returned perturbation, computed in float64, is at
-    most epsilon.
+    most epsilon; in linf on a grid, up to the rounding of the grid's numbers to float32.
 
     Source: Salman, Li, Razenshteyn, Zhang, Zhang, Bubeck and Yang, "Provably Robust Deep Learning
     via Adversarially Trained Smoothed Classifiers" (NeurIPS 2019), Eq. S, by its PGD.

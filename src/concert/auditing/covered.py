@@ -6,7 +6,7 @@ LOG certifies clean images of RUN, ATTACK is a folder that `concert attack` wrot
 images, against this or another model. Where the certificate of a clean image has the right class
 and its region holds the attacked image, the smoothed classifier is proven to answer that image
 right too, at the certificate's error and guarantee. What it answers for others is not known from
-this.
+this. A certificate for images on a grid says nothing of an attacked image that is not on it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from concert.errors import ConcertError
 from concert.evaluation.attack_folder import read_attack, read_images, told_of
 from concert.evaluation.metrics import share_interval
 from concert.import_paths import import_from_here
+from concert.noise import NoiseModel
 from concert.records.reading import LoadedLog, read_log
 from concert.runs import load
 from concert.smoothing import SmoothedClassifier
@@ -81,10 +82,13 @@ def covered_images(
         if row["correct"] != 1 or row["radius"] <= 0:
             continue
         certified += 1
+        if not takes(smoothed.noise, attacked[place]):
+            continue
         delta = attacked[place].double() - clean[place].double()
         by_ball += float(delta.norm()) < row["radius"]
         if bool(claimed_region(smoothed, clean[place], row, identity).contains(delta)):
             inside.append(float(delta.norm()))
+    guarantee = Guarantee(str(log.frame["guarantee"].iloc[0]))
     share = share_interval(np.array([1.0] * len(inside) + [0.0] * (len(common) - len(inside))))
     return Covered(
         images=len(common),
@@ -95,8 +99,17 @@ def covered_images(
         low=float(share.low),
         high=float(share.high),
         largest_l2=max(inside, default=0.0),
-        guarantee=Guarantee(str(log.frame["guarantee"].iloc[0])).sentence,
+        guarantee=str(log.run["info"].get("guarantee_sentence", guarantee.sentence)),
     )
+
+
+def takes(noise: NoiseModel, image: Tensor) -> bool:
+    """Whether certificates of this noise speak of an image (C, H, W): one off its grid is none."""
+    try:
+        noise.accept(image[None])
+    except ConcertError:
+        return False
+    return True
 
 
 def check_same_images(log: LoadedLog, attack: Mapping[str, Any], folder: Path) -> None:

@@ -27,8 +27,7 @@ from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.memory import channels_last, keep_large_blocks
 from concert.noise import GeneratedNoise
-from concert.recipes.config import DataSettings
-from concert.runs import load, read_description, save_model
+from concert.runs import GivenData, data_of, load, read_description, save_model
 from concert.sampling.soft_votes import soft_margins
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, keyed_generator
@@ -155,7 +154,7 @@ def _margins(
 def main(
     run: Path,
     out: Path,
-    data: DataSettings | None = None,
+    data: GivenData | None = None,
     subset: str = "first:32",
     split: str = "test",
     tuning: Tuning = Tuning(),
@@ -165,13 +164,13 @@ def main(
     if (out / "model").exists() or (out / "config.json").exists():
         raise ConcertError(f"{out} holds a model already: choose another folder")
     description, _ = read_description(run)
-    data = data or DataSettings(description.data)
-    chosen = load_images(data.name, split, data.path, data.size)
+    own = data_of(run, description.data, data or GivenData())
+    chosen = load_images(own.name, split, own.path, own.size)
     indices: Sequence[int] = subset_indices(len(chosen), subset)
     smoothed = load(run)
     report = tune(smoothed, chosen.images(indices), chosen.labels[indices], tuning)
     save_model(out / "model", description, smoothed.classifier, smoothed.noise)
-    source = {"run": str(run), "data": data.name, "split": split, "subset": subset}
+    source = {"run": str(run), "data": own.name, "split": split, "subset": subset}
     text = json.dumps(source | {"tuning": asdict(tuning)} | report, indent=2)
     write_atomically(out / "tuning.json", text + "\n")
     return text

@@ -80,12 +80,21 @@ class Tally:
         Speaks of the first claim, whose event is the vote alone, at the last look's error.
         """
         k, bound = int(self.counts[self.candidate]), self.bounds[0]
+        undecided = self.n - int(self.counts.sum())
         alpha = bound.stages.shares[-1] * bound.alpha
         needed = draws_to_certify(k / self.n, alpha)
-        if needed is None:
+        if 2 * k <= self.n < 2 * (k + undecided):
+            advice = (
+                "the logits of undecided votes are closer than the vote margin, or no numbers: "
+                "check the classifier and the scale of its logits"
+            )
+        elif 2 * k <= self.n:
             advice = "no n certifies a vote share of at most 1/2"
+        elif needed is None:
+            advice = "more than 10^9 draws would be needed at this vote share"
         elif needed <= bound.stages.sizes[-1]:
             advice = "sampling stopped early by the stopping rule"
         else:
             advice = f"n={needed} would certify at this vote share"
-        return f"p_lower {bound.p_lower:.4f} <= 0.5 from {k} of {self.n} votes; {advice}"
+        votes = f"{self.n} votes" + (f", {undecided} undecided" if undecided else "")
+        return f"p_lower {bound.p_lower:.4f} <= 0.5 from {k} of {votes}; {advice}"

@@ -17,6 +17,7 @@ from concert.evaluation.attack_verdict import verdict_table, write_verdict
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.paper_appendix import table_8, table_9
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper
+from concert.evaluation.report import FILES as REPORT_FILES
 from concert.evaluation.report import write_report
 from concert.files import write_atomically
 from concert.recipes.building import build_objective
@@ -129,7 +130,7 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
     All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
     paired differences of the first run to the others. Returns the files' paths, and why something
     is missing, by "RUN, attack NAME" or "attack NAME". Of an attack without a log nothing is
-    written.
+    written, and an earlier report on it is removed.
     """
     files: list[Path] = []
     missing: dict[str, str] = {}
@@ -142,7 +143,8 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
             written = _write_attack(plan, found, out / plan.name)
         except ConcertError as error:
             missing[f"attack {plan.name}"] = str(error)
-        _remove_others(out / plan.name, CHANGING_OF_ATTACKS, written)
+        outdated = CHANGING_OF_ATTACKS if found.logs else (*CHANGING_OF_ATTACKS, *REPORT_FILES)
+        _remove_others(out / plan.name, outdated, written)
         files += written
     return files, missing
 

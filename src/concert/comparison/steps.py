@@ -95,7 +95,9 @@ class Progress:
         left, everything = 0.0, True
         for step in self.steps:
             if step.seconds is not None:
-                totals.setdefault(step.key, []).append(step.seconds)
+                # A step that went on from what an earlier process had done did a part of it only.
+                whole = step.seconds / max(1.0 - step.done_at_start, 0.01)
+                totals.setdefault(step.key, []).append(whole)
         for step in self.running():
             if step.done > step.done_at_start:
                 pace = (time.monotonic() - step.began) / (step.done - step.done_at_start)

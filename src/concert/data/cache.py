@@ -24,8 +24,11 @@ def cache_folder() -> Path:
 
 
 def files_key(root: Path, files: Iterable[Path]) -> str:
-    """A hash of the files' names below `root`, sizes and times of change: cheap at any size."""
-    lines = []
+    """A hash of the folder, and of its files' names, sizes and times of change: cheap at any size.
+
+    With the folder, because archives may give all files of two data sets the same time.
+    """
+    lines = [str(root.resolve())]
     for file in files:
         stat = file.stat()
         lines.append(f"{file.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}")

@@ -93,11 +93,13 @@ def _numeric_images(
             f"are not resized to {size}x{size}, give images of that size"
         )
     shape, advice = rows.images.shape[1:], "give other images another name (--data.name)"
-    if known and (len(rows.class_names) != known.num_classes or tuple(shape) != known.shape):
-        raise ConcertError(
-            f"the images of {where} are {_times(shape)} of {len(rows.class_names)} classes, those "
-            f"of {name} {_times(known.shape)} of {known.num_classes}: {advice}"
-        )
+    if known:
+        usual = known.shape if size is None else (known.shape[0], size, size)
+        if len(rows.class_names) != known.num_classes or tuple(shape) != usual:
+            raise ConcertError(
+                f"the images of {where} are {_times(shape)} of {len(rows.class_names)} classes, "
+                f"those of {name} {_times(usual)} of {known.num_classes}: {advice}"
+            )
     return ImageSet(
         name,
         split,

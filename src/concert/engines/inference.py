@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from concert.errors import ConcertError
 from concert.memory import channels_last
 
 log = logging.getLogger(__name__)
+# Images whose independence is checked: enough for one to be followed by its batch, or by a part.
+ALONE: Final = 4
 
 
 def check_classifier(classifier: nn.Module, probe: Tensor, num_classes: int) -> None:
@@ -54,16 +55,21 @@ def check_rows_alone(network: Callable[[Tensor], Tensor], probe: Tensor, what: s
     Votes of one batch would not be independent draws then, and no bound on them would hold. The
     usual culprit is batch norm without running statistics.
     """
-    others = torch.cat([probe[:1], 1.0 - probe[1:]])
+    rows = torch.arange(len(probe), device=probe.device)
     with torch.inference_mode():
-        first, again = (network(batch)[0].double() for batch in (probe, others))
-    scale = float(first.nan_to_num().abs().max())
-    if not torch.allclose(first, again, rtol=0, atol=1e-4 * max(1.0, scale), equal_nan=True):
-        raise ConcertError(
-            f"the {what}'s output for an image depends on the other images of its batch, or on "
-            "chance, so draws would not be independent: is there batch norm without running "
-            "statistics?"
-        )
+        wanted = network(probe).double()
+        atol = 1e-4 * max(1.0, float(wanted.nan_to_num().abs().max()))
+        # Any two rows differ in a bit of their numbers: each is kept once while the other changes.
+        for bit in range((len(probe) - 1).bit_length()):
+            for kept in (rows >> bit & 1 == 0, rows >> bit & 1 == 1):
+                found = network(torch.where(kept[:, None, None, None], probe, 1.0 - probe)).double()
+                pairs = found[kept], wanted[kept]
+                if not torch.allclose(*pairs, rtol=0, atol=atol, equal_nan=True):
+                    raise ConcertError(
+                        f"the {what}'s output for an image depends on the other images of its "
+                        "batch, or on chance, so draws would not be independent: is there batch "
+                        "norm without running statistics?"
+                    )
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -75,36 +81,22 @@ def twin(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
-class _Precision:
-    """How many ask for full precision, and the settings from before the first of them."""
-
-    lock = threading.Lock()
-    users = 0
-    before = (False, False)
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Without TensorFloat-32, whose 10-bit mantissa drifts far beyond the vote margin.
-
-    The settings are the process's: they come back when the last of all that run has ended.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    with _Precision.lock:
-        if _Precision.users == 0:
-            _Precision.before = cudnn.allow_tf32, matmul.allow_tf32
-        _Precision.users += 1
-        cudnn.allow_tf32 = matmul.allow_tf32 = False
+def private_copy(classifier: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose weights have no gradients."""
     try:
-        yield
-    finally:
-        with _Precision.lock:
-            _Precision.users -= 1
-            if _Precision.users == 0:
-                cudnn.allow_tf32, matmul.allow_tf32 = _Precision.before
+        # A scripted module's copy would else be a step of a graph.
+        with torch.no_grad():
+            copied = copy.deepcopy(classifier).eval()
+    except RuntimeError as error:
+        raise ConcertError(
+            "the classifier cannot be copied, because it keeps what a forward pass computed, as "
+            "torch.nn.utils.weight_norm does: use that of torch.nn.utils.parametrizations "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    # One by one, as scripted modules want it.
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied
 
 
 def inference_copy(
@@ -117,9 +109,9 @@ def inference_copy(
     (B, C, H, W) to within `tolerance`, a part of the vote margin; a model that cannot be traced is
     used as it is. Raises ConcertError if the classifier does not fit the probe or num_classes.
     """
-    plain = channels_last(copy.deepcopy(classifier).eval().requires_grad_(False))
+    plain = channels_last(private_copy(classifier))
     check_classifier(plain, probe, num_classes)
-    check_rows_alone(plain, probe, "classifier")
+    check_rows_alone(plain, probe[:ALONE], "classifier")
     with torch.inference_mode():
         wanted = plain(probe)
         try:

@@ -121,7 +121,7 @@ def check_run(
     if images.shape != description.shape:
         raise ConcertError(
             f"the model takes images of shape {description.shape} (channels, height, width), "
-            f"{images.name} has {images.shape}{resizing_hint(description.shape, images.shape)}"
+            f"{images.name} has {images.shape}{shape_hint(description.shape, images.shape)}"
         )
     if images.num_classes != description.num_classes:
         raise ConcertError(
@@ -131,10 +131,11 @@ def check_run(
     smoothed.noise.accept(images.images(subset_indices(len(images), settings.subset)[:1]))
 
 
-def resizing_hint(wanted: Sequence[int], shape: Sequence[int]) -> str:
-    """The flag that makes images of `shape` fit, where one does."""
-    fits = shape[0] == wanted[0] and wanted[1] == wanted[2]
-    return f": resize them with --data.size {wanted[1]}" if fits else ""
+def shape_hint(wanted: Sequence[int], shape: Sequence[int]) -> str:
+    """What makes images of `shape` fit, where something does."""
+    if shape[0] != wanted[0]:
+        return ": a folder is grey if all pictures of its split are, so store them all as RGB"
+    return f": resize them with --data.size {wanted[1]}" if wanted[1] == wanted[2] else ""
 
 
 def certify_data(

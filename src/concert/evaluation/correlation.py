@@ -25,8 +25,7 @@ from concert.data import load_images, subset_indices
 from concert.errors import ConcertError
 from concert.evaluation.metrics import FEWEST_IMAGES
 from concert.import_paths import import_from_here
-from concert.recipes.config import DataSettings
-from concert.runs import load, read_description
+from concert.runs import GivenData, data_of, load, read_description
 from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
@@ -120,16 +119,16 @@ def map_correlation(
     )
 
 
-def chosen_images(run: Path, data: DataSettings | None, subset: str) -> tuple[str, Tensor]:
+def chosen_images(run: Path, given: GivenData, subset: str) -> tuple[str, Tensor]:
     """The name of a run's data set, or of the one given, and test images (B, C, H, W) of it."""
-    data = data or DataSettings(read_description(run)[0].data)
-    images = load_images(data.name, "test", data.path)
+    data = data_of(run, read_description(run)[0].data, given)
+    images = load_images(data.name, "test", data.path, data.size)
     return data.name, images.images(subset_indices(len(images), subset))
 
 
 def main(
     run: Path,
-    data: DataSettings | None = None,
+    data: GivenData | None = None,
     subset: str = "first:100",
     colorizer: str = "compact",
     colorizer_args: dict[str, Any] | None = None,
@@ -144,7 +143,7 @@ def main(
     """
     if trust:
         import_from_here()
-    name, chosen = chosen_images(run, data, subset)
+    name, chosen = chosen_images(run, data or GivenData(), subset)
     network = build_colorizer(colorizer, colorizer_args, trust)
     result = map_correlation(load(run, trust), chosen, network, draws)
     told = {

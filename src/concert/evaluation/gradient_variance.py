@@ -10,7 +10,7 @@ many times with fresh noise; what varies is the noise alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +23,7 @@ from concert.errors import ConcertError
 from concert.import_paths import import_from_here
 from concert.noise import NoiseModel
 from concert.objectives.base import log_soft_votes
-from concert.recipes.config import DataSettings
-from concert.runs import data_of, load, read_description
+from concert.runs import GivenData, data_of, load, read_description
 from concert.streams import Domain, keyed_generator
 from concert.tool import as_json, run_tool
 
@@ -116,7 +115,7 @@ def _gradients(
 
 def main(
     run: Path,
-    data: DataSettings | None = None,
+    data: GivenData | None = None,
     images: int = 32,
     repetitions: int = 50,
     trust: bool = False,
@@ -124,17 +123,17 @@ def main(
 ) -> str:
     """The variances for the first training images of a run as JSON, also written to `out`.
 
-    `data`: where the run's own data are now, if not where they were; its name is not used. `trust`:
-    import the run's own classifier code. Raises ConcertError for a run that cannot be loaded.
+    `data`: where the images are now, if not where they were. `trust`: import the run's own
+    classifier code. Raises ConcertError for a run that cannot be loaded.
     """
     description, weights = read_description(run)
-    own = data_of(run, description.data, replace(data or DataSettings(), name=""))
+    own = data_of(run, description.data, data or GivenData())
     if trust:
         import_from_here()
     smoothed = load(run, trust)
     loaded = load_images(own.name, "train", own.path, own.size)
     chosen = subset_indices(len(loaded), f"first:{images}")
-    noise = smoothed.noise.requires_grad_(True)
+    noise = smoothed.noise.deployed(differentiable=True).requires_grad_(True)
     classifier = smoothed.classifier.requires_grad_(True)
     found = gradient_variance(
         classifier, noise, loaded.images(chosen), loaded.labels[chosen], repetitions=repetitions

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from concert.evaluation.paper_tables import paper_table
+from concert.evaluation.paper_tables import noise_kind, paper_table
 from concert.evaluation.tables import draws, require_one_dataset, row_labels, sigma_statistics
 from concert.records.reading import LoadedLog
 
@@ -23,7 +23,7 @@ def table_8(logs: Sequence[LoadedLog]) -> pd.DataFrame:
     """
     printed = paper_table(8).assign(method="Concert", source="paper", data="cifar10", N=500)
     ours = sigma_statistics(logs).assign(source="here", data=require_one_dataset(logs))
-    ours = ours[[_noise_kind(log) in WITH_MAPS for log in logs]]
+    ours = ours[[noise_kind(log) in WITH_MAPS for log in logs]]
     columns = ["sigma", "method", "source", "data", "min", "median", "max", "N"]
     return pd.concat([printed[columns], ours[columns]], ignore_index=True)
 
@@ -68,18 +68,13 @@ def table_9(
     rows: list[dict[str, object]] = []
     for item, seconds in paper_table(9).itertuples(index=False):
         rows.append(
-            {"item": item, "source": "paper", "sigma": "", "method": "Concert", "data": "cifar10"}
-            | {"n": "" if item == "Training epoch" else "not stated", "machine": "two P100 GPUs"}
+            {"item": item, "source": "paper", "sigma": "", "method": "Concert"}
+            | {"data": "not stated", "n": "" if item == "Training epoch" else "not stated"}
+            | {"machine": "two P100 GPUs"}
             | {"draws": "", "images": "", "seconds": seconds}
         )
         rows += [{"item": item, **row} for row in here.get(item, [])]
     return pd.DataFrame(rows)
-
-
-def _noise_kind(log: LoadedLog) -> str:
-    noise = log.run["identity"].get("noise")
-    described = noise.get("kind") if isinstance(noise, dict) else None
-    return str(log.run["info"].get("noise") or described or "")
 
 
 def _mean_draws(log: LoadedLog) -> str:

@@ -38,9 +38,11 @@ TABLE_OF_ATTACK: Final = {
 # Whom the paper attacks, and which images: of cAdv it says "each base classifier smoothed", and of
 # CIFAR-10 not whether the images were right before.
 ATTACKED: Final = {"cadv": "not stated", "shadow": "smoothed"}
+# How many images a cell has; of Shadow the paper says it of the largest tau at most.
+COUNTS_OF_ATTACK: Final = {"cadv": " (100)", "shadow": ""}
 IMAGES_OF_ATTACK: Final = {"cifar10": "not stated", "imagenet": "right before"}
-# A map that is the same for all images is not the paper's method.
-OTHER_METHODS: Final = ("Concert (static)",)
+# Noise that the paper does not have: a map that is the same for all images, levels for bands.
+OTHER_NOISE: Final = ("static", "banded")
 # The upper end of the paper's box for Concert, by the sigma of the row.
 UPPER_END: Final = {"0.25": 0.5, "0.5": 1.0, "1.0": 1.5}
 
@@ -66,7 +68,7 @@ def beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
     radii = [name for name in table.columns if name[0].isdigit()]
     labels = row_labels(logs)
     ours = [_our_row(log, label, radii) for log, label in zip(logs, labels, strict=True)]
-    groups, others = _by_row(table, labels)
+    groups, others = _by_row(table, labels, [has_papers_noise(log) for log in logs])
     rows: list[dict[str, object]] = []
     for printed, places in groups:
         rows.append(
@@ -91,10 +93,10 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
 
     Columns: sigma, method, source, targets, against, images, a column per tau of the paper's and
     "all", guarantee, certificate; all text. Our cells are those of `attack_table.printed`, for all
-    images and for those right before. The paper has 100 images a column, and does not say whether
-    those of a larger tau hold those of a smaller, nor, of CIFAR-10, whether they were right before.
-    Logs of other methods or noise come last, and so do targeted attacks, which the paper does not
-    have. None for data and attacks that the paper does not have.
+    images and for those right before. The paper has 100 images a column of cAdv, and of Shadow 100
+    in all; it does not say how many of those are within a smaller tau, nor, of CIFAR-10, whether
+    its images were right before. Logs of other methods or noise come last, and so do targeted
+    attacks, which the paper does not have. None for data and attacks that the paper does not have.
     """
     attacked = require_one_dataset(logs)
     number = TABLE_OF_ATTACK.get(attacked)
@@ -108,14 +110,18 @@ def attacks_beside_the_paper(logs: Sequence[LoadedLog]) -> pd.DataFrame | None:
         [{**row, "source": "here"} for row in attack_table.printed(part).to_dict("records")]
         for _, part in whole.groupby("log", sort=False)
     ]
-    untargeted = [each[0]["targets"] in ("none", "") for each in ours]
-    groups, others = _by_row(table, row_labels(logs), untargeted)
+    comparable = [
+        has_papers_noise(log) and each[0]["targets"] in ("none", "")
+        for log, each in zip(logs, ours, strict=True)
+    ]
+    groups, others = _by_row(table, row_labels(logs), comparable)
+    count = COUNTS_OF_ATTACK[attack]
     rows: list[dict[Any, Any]] = []
     for printed, places in groups:
         rows.append(
             {"sigma": printed["sigma"], "method": printed["method"], "source": "paper"}
             | {"targets": "none", "against": ATTACKED[attack], "images": IMAGES_OF_ATTACK[data]}
-            | {f"tau {tau}": f"{printed[tau]:.2f} (100)" for tau in taus}
+            | {f"tau {tau}": f"{printed[tau]:.2f}{count}" for tau in taus}
             | {"all": "", "guarantee": _papers_guarantee(printed), "certificate": ""}
         )
         rows += [row for place in places for row in ours[place]]
@@ -127,10 +133,9 @@ def matches(label: RowLabel, sigma: str, method: str) -> bool:
     """Whether a log belongs to the paper's row of this sigma and method.
 
     Of Concert, a log whose box begins at sigma and ends no higher than the paper's does, because
-    recipes take a share of the box; of the others, a log with noise of this one level.
+    recipes take a share of the box; of the others, a log of this sigma. A label does not say which
+    noise it is: `has_papers_noise` does.
     """
-    if label.method.startswith(OTHER_METHODS):
-        return False
     ours = label.method.split()[0].lower() if label.method else ""
     try:
         low, *high = map(float, label.sigma.split("-"))
@@ -143,8 +148,20 @@ def matches(label: RowLabel, sigma: str, method: str) -> bool:
     return len(high) == 1 and low < high[0] <= UPPER_END[sigma]
 
 
+def noise_kind(log: LoadedLog) -> str:
+    """The kind of noise of a log; "" if it does not say."""
+    noise = log.run["identity"].get("noise")
+    described = noise.get("kind") if isinstance(noise, dict) else None
+    return str(log.run["info"].get("noise") or described or "")
+
+
+def has_papers_noise(log: LoadedLog) -> bool:
+    """Whether the paper has a log's kind of noise, as far as the log says."""
+    return noise_kind(log) not in OTHER_NOISE
+
+
 def _by_row(
-    table: pd.DataFrame, labels: Sequence[RowLabel], comparable: Sequence[bool] | None = None
+    table: pd.DataFrame, labels: Sequence[RowLabel], comparable: Sequence[bool]
 ) -> tuple[list[tuple[pd.Series[Any], list[int]]], list[int]]:
     """Each row of the paper's table with the places of the logs that belong to it; all others."""
     printed = [row for _, row in table.iterrows()]
@@ -156,8 +173,7 @@ def _by_row(
             for row, home in zip(printed, homes, strict=True)
             if matches(label, row["sigma"], row["method"])
         ]
-        known = fitting and (comparable is None or comparable[place])
-        (fitting[0] if known else others).append(place)
+        (fitting[0] if fitting and comparable[place] else others).append(place)
     return list(zip(printed, homes, strict=True)), others
 
 

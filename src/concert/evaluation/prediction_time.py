@@ -35,8 +35,11 @@ def prediction_seconds(
     if images < 1:
         raise ConcertError(f"images must be at least 1, got {images}")
     generator = keyed_generator(seed, Domain.PREDICT, 0)
+    pictures = torch.rand((1 + images, 1, *shape), generator=generator)
+    # Noise on a grid takes images that are on it.
+    levels = getattr(smoothed.noise, "levels", 255)
     seconds = []
-    for image in torch.rand((1 + images, 1, *shape), generator=generator):
+    for image in (pictures * levels).round() / levels:
         began = time.perf_counter()
         smoothed.predict(image, n, seed=seed)
         seconds.append(time.perf_counter() - began)

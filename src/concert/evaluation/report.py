@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from concert.errors import ConcertError
 from concert.evaluation import attack_table, interval_table, rendering, table_notes, tables
@@ -24,6 +24,15 @@ from concert.evaluation.paper_tables import attacks_beside_the_paper
 from concert.evaluation.region_table import region_notes, region_table
 from concert.files import write_atomically
 from concert.records.reading import LoadedLog
+
+# All that `write_report` may write.
+FILES: Final = (
+    *(f"{name}.{kind}" for name in ("table", "attacks") for kind in ("txt", "csv", "md", "tex")),
+    *(f"{name}.csv" for name in ("intervals", "regions", "attacks_paper")),
+    *(f"{name}.md" for name in ("intervals", "regions", "attacks_paper")),
+    *("sigma_statistics.csv", "runtime.csv", "certified_accuracy.png"),
+    *("summary.json", "report.html"),
+)
 
 
 def write_report(

@@ -22,8 +22,7 @@ from concert.certificates import sigma_statistics
 from concert.certification.selection import map_dips
 from concert.errors import ConcertError
 from concert.evaluation.correlation import chosen_images
-from concert.recipes.config import DataSettings
-from concert.runs import load
+from concert.runs import GivenData, load
 from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 from concert.tool import as_json, run_tool
@@ -93,13 +92,13 @@ def map_stability(
 
 def main(
     run: Path,
-    data: DataSettings | None = None,
+    data: GivenData | None = None,
     subset: str = "first:100",
     draws: int = 2000,
     out: Path | None = None,
 ) -> str:
     """The stability of a run's maps as JSON, also written to `out`."""
-    name, chosen = chosen_images(run, data, subset)
+    name, chosen = chosen_images(run, data or GivenData(), subset)
     result = map_stability(load(run), chosen, draws)
     return as_json({"data": name, "subset": subset, **asdict(result)}, out)
 

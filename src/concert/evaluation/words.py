@@ -37,7 +37,9 @@ _CERTIFIED: Final = {
 }
 UNCERTIFIED: Final = "Answers {answer}; nothing around the image is certified."
 ABSTAINED: Final = "Abstains: {reason}. Nothing is certified."
-_UNDECIDED: Final = re.compile(r"p_lower \S+ <= 0\.5 from (\d+) of (\d+) votes; (.*)")
+_UNDECIDED: Final = re.compile(
+    r"p_lower \S+ <= 0\.5 from (\d+) of (\d+) votes(?:, (\d+) undecided)?; (.*)"
+)
 _NEEDED: Final = re.compile(r"n=(\d+) would certify")
 
 
@@ -87,7 +89,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
     found = _UNDECIDED.fullmatch(reason.rstrip("."))
     if found is None:
         return reason
-    votes, total, advice = int(found[1]), int(found[2]), found[3]
+    votes, total, undecided, advice = int(found[1]), int(found[2]), int(found[3] or 0), found[4]
     named = candidate or "the candidate"
     text = (
         f"{votes:,} of {total:,} noisy copies ({rounded_down(100 * votes / total, 2)} %) vote for "
@@ -96,6 +98,8 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
     if not math.isnan(p_lower):
         share = rounded_down(100 * p_lower, 2)
         text += f". This proves a share of at least {share} %, and more than 50 % is needed"
+    if 2 * votes <= total < 2 * (votes + undecided):
+        return f"{text}. {undecided:,} have no class, as their logits are too close or no numbers"
     if 2 * votes <= total:
         return f"{text}. More noisy copies do not help while at most half vote for it"
     needed = _NEEDED.match(advice)

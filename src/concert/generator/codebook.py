@@ -85,9 +85,17 @@ class CodebookGenerator(nn.Module):
         images = images.clamp(-INPUT_LIMIT, INPUT_LIMIT)
         cells = F.avg_pool2d(images, self.pool, ceil_mode=True, count_include_pad=False)
         regions = F.adaptive_avg_pool2d(self.body(cells.contiguous()), REGIONS)
-        scores: Tensor = self.head(self.norm(regions.flatten(1))).float()
+        scores: Tensor = self.head(self._normalized(regions.flatten(1))).float()
         check_numbers(scores)
         return scores
+
+    def _normalized(self, features: Tensor) -> Tensor:
+        """By their batch in training; one image alone, as the last of an epoch may be, has none."""
+        if self.training and len(features) > 1:
+            normalized: Tensor = self.norm(features)
+            return normalized
+        known = self.norm.running_mean, self.norm.running_var
+        return F.batch_norm(features, *known, training=False, eps=self.norm.eps)
 
     def maps(self, height: int, width: int) -> Tensor:
         """The codebook at the size of an image: (codes, C, H, W) in [low, high]."""

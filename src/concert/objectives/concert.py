@@ -98,6 +98,11 @@ class ConcertObjective(Objective):
         self.needs_entropy = beta > 0
 
     def check(self, noise: NoiseModel) -> None:
+        if noise.kind == "banded":
+            raise ConcertError(
+                "the proxy volume of objective concert needs a sigma map, and banded noise has "
+                "levels of bands instead: use another objective, such as gaussian"
+            )
         if self.stability > 0 and noise.kind != "queried":
             raise ConcertError(
                 f"objective.stability needs queried noise, not {noise.kind}: leave it out, or set "

@@ -121,6 +121,7 @@ class SmoothAdvObjective(Objective):
 
         search, epsilon = (victim, images, labels), self.radius(epoch)
         with attacked(f, shape), torch.enable_grad():
+            shape = shape.deployed(differentiable=True)
             if self.attack == "pgd":
                 found = pgd(*search, epsilon, self.steps, generator)
             else:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from concert.engines import Engine, EngineChoice, build_engine
-from concert.engines.inference import full_precision
+from concert.engines.precision import full_precision
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
 from concert.sampling.batches import Batches

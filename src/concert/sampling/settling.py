@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from concert.engines.inference import full_precision
+from concert.engines.precision import full_precision
 from concert.sampling.batches import Batches
 from concert.sampling.counting import Segment
 from concert.sampling.crew import Crew, fastest, remember, remembered

@@ -54,10 +54,13 @@ class Votes:
 def ballots(logits: Tensor, margin: float) -> Tensor:
     """The class that each draw votes for, or K if it is undecided: (B,) int64 from logits (B, K).
 
-    A draw is undecided if its top-1 to top-2 gap is below `margin` or its logits are not finite.
+    A draw is undecided if its top-1 to top-2 gap is below `margin`, and if a logit is not a number
+    or the largest is infinite; a logit of minus infinity rules its class out.
     """
+    # Numbers that are none come first.
     top = logits.float().topk(2, dim=1)
-    decided = (top.values[:, 0] - top.values[:, 1] >= margin) & logits.isfinite().all(dim=1)
+    first, second = top.values.unbind(dim=1)
+    decided = (first - second >= margin) & first.isfinite()
     return torch.where(decided, top.indices[:, 0], logits.shape[1])
 
 

@@ -33,7 +33,9 @@ def save_checkpoint(
     final = folder / f"step-{step:010d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # With memory of their own: tied weights share theirs.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content = save(own)
     digest = hashlib.sha256(content).hexdigest()
     write_atomically(partial / TENSORS, content)
     write_atomically(partial / STATE, json.dumps({"sha256": digest, **state}, indent=1))

@@ -86,6 +86,11 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
 def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     settings = recipe.training
     images = load_images(recipe.data.name, "train", recipe.data.path, recipe.data.size)
+    if images.num_classes < 2:
+        raise ConcertError(
+            f"the images of {images.source} are all of one class: there is nothing to learn, give "
+            "images of at least 2"
+        )
     chosen = torch.tensor(subset_indices(len(images), recipe.data.subset))
     objective = build_objective(recipe.objective)
     description = describe(recipe, images.shape, images.num_classes, images.class_names)
