@@ -761,7 +761,8 @@ def test_modules_of_all_kinds() -> None:
     ]
     assert votes[0] == votes[1] == votes[2]
     SmoothedClassifier(Spatial(), IsotropicNoise(0.5), 2).predict(image, n=64)
-    weighted = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(4, 2)))
+    with pytest.warns(FutureWarning, match="deprecated"):
+        weighted = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(4, 2)))
     weighted(image)
     with pytest.raises(ConcertError, match="cannot be copied, because it keeps"):
         SmoothedClassifier(weighted, IsotropicNoise(0.5), 2).predict(image, n=64)
