@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -272,7 +273,9 @@ MISTAKES = [
     (["predict", "RUN", "COHEN"], "as an image"),
     (["predict", "RUN", "COHEN", "--n", "10"], "as an image"),
     (["report", "nowhere.tsv"], "nowhere.tsv"),
+    (["predict", "RUN", "BOMB"], "as an image"),
     (["report", "COHEN"], "cohen.yaml"),
+    (["train", "--trust", "nowhere.yaml"], "no such recipe file"),
 ]
 
 
@@ -287,10 +290,30 @@ def test_a_mistake_is_one_line_that_says_what_to_change(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {"COHEN": str(folder / "cohen.yaml"), "RUN": str(run)}
+    bomb = folder / "bomb.png"
+    if "BOMB" in arguments:
+        Image.new("1", (20_000, 10_000)).save(bomb)
+    names = {"COHEN": str(folder / "cohen.yaml"), "RUN": str(run), "BOMB": str(bomb)}
     line = fails(capsys, *(names.get(argument, argument) for argument in arguments))
     assert message in line
     assert not list(tmp_path.iterdir()), "a refused command must leave nothing behind"
+
+
+def test_taus_are_for_attacked_images(
+    log: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = fails(capsys, "report", str(log), "--taus", "[1]", "--out", str(tmp_path / "report"))
+    assert "--taus is for logs of attacked images" in line
+
+
+def test_a_full_disk_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("concert.commands.report.write_report", full)
+    assert "No space left on device" in fails(capsys, "report", str(log))
 
 
 def test_no_network_is_one_line(

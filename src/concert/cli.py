@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if debug:
             raise
-        print(f"concert: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"concert: error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if is_worker():
@@ -107,6 +108,10 @@ def _usage() -> str:
     )
 
 
+# Flags of `concert train` without a value.
+_SWITCHES: Final = ("--trust",)
+
+
 def _config_flag(argv: list[str]) -> list[str]:
     """`concert train CONFIG ...`: the first argument that is neither a flag nor a flag's value."""
     from concert.recipes.shipped import find_recipe, recipe_names
@@ -115,7 +120,7 @@ def _config_flag(argv: list[str]) -> list[str]:
         return argv
     for position, argument in enumerate(argv):
         before = argv[position - 1] if position else ""
-        is_value = before.startswith("--") and "=" not in before
+        is_value = before.startswith("--") and "=" not in before and before not in _SWITCHES
         if not argument.startswith("-") and not is_value:
             file = str(find_recipe(argument))
             return ["--config", file, *argv[:position], *argv[position + 1 :]]

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
+import uuid
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -48,13 +48,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file through a temporary one in its folder; an interrupted write leaves no trace."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    name = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from math import log
 
@@ -166,7 +167,15 @@ def test_it_is_a_setting_of_training(tmp_path, monkeypatch) -> None:
     assert train(recipe, tmp_path / "run")
     built = build_colorizer(recipe.colorizer, recipe.colorizer_args, trust=True)
     (maps,) = (tmp_path / "cache").glob("entropy-*.npy")
-    assert built.fingerprint[:24] in maps.name
+    assert hashlib.sha256(built.fingerprint.encode()).hexdigest()[:24] in maps.name
     assert built.fingerprint in (tmp_path / "run" / "model" / "config.json").read_text()
     # Without arguments a recipe is written as it always was.
     assert "colorizer_args" not in to_yaml(Recipe())
+
+
+def test_other_code_is_another_colorizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "own_colorizers.Gradient"
+    before = build_colorizer(name, {}, trust=True).fingerprint
+    assert build_colorizer(name, {}, trust=True).fingerprint == before
+    monkeypatch.setattr("concert.colorization.build.source_hash", lambda classes: "edited")
+    assert build_colorizer(name, {}, trust=True).fingerprint != before

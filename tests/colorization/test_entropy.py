@@ -156,7 +156,7 @@ def test_cache_is_computed_once_and_agrees_with_entropy_map(tmp_path, colorizer)
 
 def test_cache_files_differ_by_images_and_colorizer(tmp_path, colorizer) -> None:
     other = CompactColorizer().eval()
-    other.fingerprint = "0" * 64
+    other.fingerprint = f"{colorizer.fingerprint}, of another kind"
     cached_entropy_maps(RandomSet(seed=0), colorizer, tmp_path)
     cached_entropy_maps(RandomSet(seed=1), colorizer, tmp_path)
     cached_entropy_maps(RandomSet(seed=1), other, tmp_path)

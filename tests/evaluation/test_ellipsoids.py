@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -35,6 +36,15 @@ def test_a_log_is_not_larger_than_itself(make_log: Callable[..., LoadedLog]) -> 
     log = make_log([(0, 0, 0.5)], "ellipsoid")
     log.frame["proxy_volume"] = [0.8]
     assert compare_ellipsoids(log, log).larger == 0.0
+
+
+def test_of_a_log_that_does_not_say_how_large_its_regions_are_nothing_is_known(
+    make_log: Callable[..., LoadedLog],
+) -> None:
+    log, published = make_log([(0, 0, 0.5)], "ellipsoid"), make_log([(0, 0, 0.4)], "six columns")
+    published.frame["proxy_volume"] = math.nan
+    assert math.isnan(compare_ellipsoids(log, published).larger)
+    assert math.isnan(compare_ellipsoids(published, log).larger)
 
 
 def test_logs_of_other_images_are_refused(make_log: Callable[..., LoadedLog]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from concert.certificates import Guarantee
+from concert.evaluation.metrics import percentage
 from concert.evaluation.rendering import (
     rounded_down,
     rounded_up,
@@ -60,6 +61,9 @@ def test_printed_numbers_bracket_the_value(value: float) -> None:
 @given(st.integers(0, 500))
 def test_shares_of_500_images_are_printed_exactly(count: int) -> None:
     assert rounded_down(count / 500) == f"{count // 500}.{count % 500 * 2:03d}"
+    tenths = count * 2
+    for printed in (rounded_down, rounded_up):
+        assert printed(percentage(count / 500), 1) == f"{tenths // 10}.{tenths % 10}"
 
 
 def test_text_states_guarantees_and_notes(table: pd.DataFrame) -> None:

@@ -90,6 +90,18 @@ def test_equal_labels_are_told_apart_by_their_folders(make_log: Callable[..., Lo
     assert [label.method for label in row_labels(logs)] == ["Cohen (a)", "Cohen (b)"]
 
 
+def test_published_logs_of_two_methods_are_told_apart(tmp_path: Path) -> None:
+    logs = []
+    for method in ("cohen", "macer"):
+        file = tmp_path / method / "resnet110" / "noise_0.25" / "test" / "sigma_0.25"
+        file.parent.mkdir(parents=True)
+        file.write_bytes((DATA / "cohen_clock").read_bytes())
+        logs.append(read_log(file))
+    first, second = (label.method for label in row_labels(logs))
+    assert first == "test/sigma_0.25 (cohen/resnet110/noise_0.25/test/sigma_0.25)"
+    assert second == first.replace("cohen", "macer")
+
+
 def test_a_log_given_twice_is_refused(make_log: Callable[..., LoadedLog]) -> None:
     log = make_log([(0, 0, 1.0)], name="a")
     with pytest.raises(ConcertError, match="given 2 times"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from concert.certificates import Guarantee
+from concert.certificates.bands import Bands
 from concert.errors import ConcertError
 from concert.evaluation.words import (
     certified_sentence,
@@ -140,6 +141,21 @@ def test_a_uniform_ellipsoid_inside_the_ball_is_the_ball() -> None:
     assert region_sentences(found, (1, 28, 28))[0] == "The certified region is the ball."
     longer = certification(radius=1.33, axes=torch.full((1, 28, 28), 1.34))
     assert "semi-axes of 1.3" in region_sentences(longer, (1, 28, 28))[0]
+
+
+def test_the_region_of_bands_is_no_ball() -> None:
+    levels = Bands((3, 32, 32), 4, chroma=3.0, smooth=1.5, detail=0.5)
+    found = certification(radius=0.5, certificate="banded", bands=levels)
+    text, patches = region_sentences(found, (3, 32, 32))
+    assert "semi-axes of 3.000 along changes of colour, 1.500 along brightness that is" in text
+    assert "what is said of patches is of the ball inside" in text
+    assert "any one patch" in patches
+
+
+def test_on_a_grid_every_sentence_is_about_images_on_it() -> None:
+    found = certification(certificate="isotropic-grid")
+    for text in region_sentences(found, (1, 28, 28)):
+        assert text.startswith("Among images on the grid only: ")
 
 
 def test_every_value_at_once_is_decided_by_the_norm_of_that_change() -> None:

@@ -18,7 +18,7 @@ from concert.colorization.entropy import MIN_RANGE, color_entropy
 from concert.colorization.layers import STRIDE
 from concert.colorization.published import RELEASES, load_published
 from concert.errors import ConcertError, nearest
-from concert.import_paths import construct, import_module_class, one_line
+from concert.import_paths import construct, import_module_class, one_line, source_hash
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +159,9 @@ def _mask_center(name: str, given: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _fingerprint(colorizer: nn.Module, name: str, given: Mapping[str, Any]) -> str:
-    """A hash of a class's name, arguments and tensors."""
-    digest = hashlib.sha256(f"{name} {sorted(given.items())}\n".encode())
+    """A hash of a class's name, code, arguments and tensors."""
+    code = source_hash(type(part) for part in colorizer.modules())
+    digest = hashlib.sha256(f"{name} {code} {sorted(given.items())}\n".encode())
     for key, value in colorizer.state_dict().items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

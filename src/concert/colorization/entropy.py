@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 from collections.abc import Sequence
@@ -147,7 +148,9 @@ def cached_entropy_maps(
             "a colorizer without a fingerprint has no cache: load it with build_colorizer"
         )
     folder = cache_dir or cache_folder()
-    name = f"entropy-{MAP_VERSION}-{fingerprint[:24]}-{image_set.fingerprint[:24]}.npy"
+    # A fingerprint may be any text, of which no part need be its own.
+    network = hashlib.sha256(fingerprint.encode()).hexdigest()
+    name = f"entropy-{MAP_VERSION}-{network[:24]}-{image_set.fingerprint[:24]}.npy"
     height, width = image_set.images([0]).shape[-2:]
     shape = (len(image_set), 1, -(-height // STRIDE), -(-width // STRIDE))
     most = log(getattr(colorizer, "bins", AB_BINS))

@@ -18,10 +18,17 @@ AT_HAND: Final = "digits"
 def find_images(logs: Sequence[LoadedLog], given: Any) -> ImageSet | None:
     """The images by the flags `given`, or those that a log's run was trained on; else None.
 
-    Without flags the network is never used. Raises ConcertError if images were asked for that are
-    missing or not those of the logs.
+    None also for logs of different images, which a page would show in each other's place. Without
+    flags the network is never used. Raises ConcertError if images were asked for that are missing
+    or not those of the logs.
     """
     asked = bool(given.name or given.path)
+    if len(_fingerprints(logs)) > 1:
+        if asked:
+            raise ConcertError(
+                "the logs are of different images: report them one by one, or leave out --data"
+            )
+        return None
     for log in logs:
         said = log.run["identity"].get("data")
         if not isinstance(said, dict) or "fingerprint" not in said:
@@ -47,3 +54,9 @@ def find_images(logs: Sequence[LoadedLog], given: Any) -> ImageSet | None:
     if asked:
         raise ConcertError("no log says which images it is about: leave out --data")
     return None
+
+
+def _fingerprints(logs: Sequence[LoadedLog]) -> set[str]:
+    said = [log.run["identity"].get("data") for log in logs]
+    known = [each for each in said if isinstance(each, dict)]
+    return {str(each["fingerprint"]) for each in known if "fingerprint" in each}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from concert.checks import check_prediction
 from concert.commands.loading import load_run
@@ -77,7 +77,10 @@ def read_image(path: Path, shape: tuple[int, int, int], resize: bool) -> torch.T
         raise ConcertError(f"no such file: {path}") from None
     except IsADirectoryError:
         raise ConcertError(f"{path} is a folder: give the image files in it") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except ConcertError:
+        raise
+    # The library raises whatever its readers meet: OSError, ValueError, errors of its own.
+    except Exception as error:
         raise ConcertError(f"cannot read {path} as an image: {error}") from None
     if picture.size != (width, height):
         if not resize:

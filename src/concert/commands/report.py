@@ -9,13 +9,14 @@ from typing import Any
 from concert.commands.logged_images import find_images
 from concert.console import make_console
 from concert.errors import ConcertError
+from concert.evaluation.attacked_log import attacked
 from concert.evaluation.explain.gallery import gallery
 from concert.evaluation.page.page import PageExtras
 from concert.evaluation.report import write_report
 from concert.evaluation.tables import require_one_dataset
 from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser, data_flags
-from concert.records.reading import read_log
+from concert.records.reading import read_log, run_path
 
 
 def parser() -> Parser:
@@ -44,11 +45,13 @@ def run(options: Any, argv: list[str]) -> int:
     if options.gallery < 0:
         raise ConcertError(f"gallery must not be negative, got {options.gallery}")
     if options.gallery and not any(log.run["identity"] for log in logs):
-        missing = logs[0].path.with_suffix(".json")
+        missing = run_path(logs[0].path)
         raise ConcertError(
             f"the gallery needs {missing}, which says what model and images the log is about: put "
             "it beside the log, or leave out --gallery"
         )
+    if options.taus is not None and not all(map(attacked, logs)):
+        raise ConcertError("--taus is for logs of attacked images: leave it out")
     images = find_images(logs, options.data)
     shown = None
     if options.gallery:

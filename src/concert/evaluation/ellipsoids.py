@@ -58,6 +58,7 @@ def compare_ellipsoids(log: LoadedLog, baseline: LoadedLog) -> EllipsoidComparis
         certified["radius"] >= INSCRIBED * certified["radius_base"]
     )
     some = len(certified) > 0
+    known = bool(certified[["proxy_volume", "proxy_volume_base"]].notna().all(axis=None))
     return EllipsoidComparison(
         images=len(both),
         certified=len(certified),
@@ -66,7 +67,7 @@ def compare_ellipsoids(log: LoadedLog, baseline: LoadedLog) -> EllipsoidComparis
         baseline_radius=float((both["radius_base"] * right_base).mean()),
         log_volume=float(certified["log_volume"].mean()) if some else np.nan,
         baseline_log_volume=float(certified["log_volume_base"].mean()) if some else np.nan,
-        larger=float(larger.mean()) if some else np.nan,
+        larger=float(larger.mean()) if some and known else np.nan,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 import numpy as np
@@ -162,3 +163,8 @@ def paired_difference(
 
 def _correct(frame: pd.DataFrame) -> NDArray[np.bool_]:
     return (frame["correct"] == 1).to_numpy(dtype=bool)
+
+
+def percentage(share: float) -> float:
+    """100 times a share as it is written: 0.07 gives 7, not 7.000000000000001."""
+    return float(100 * Decimal(repr(float(share))))

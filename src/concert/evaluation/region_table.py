@@ -13,7 +13,7 @@ import pandas as pd
 
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
-from concert.evaluation.metrics import average_certified_radius, certified_radii
+from concert.evaluation.metrics import average_certified_radius, certified_radii, percentage
 from concert.evaluation.table_notes import grid_caveats
 from concert.evaluation.tables import require_one_dataset, row_labels
 from concert.records.reading import LoadedLog
@@ -48,7 +48,7 @@ def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
                 "axis": float(axes.mean(skipna=False)),
                 "log-volume": float(volumes.mean(skipna=False)),
                 "common": len(common) if some else 0,
-                "larger (%)": 100 * _larger(log, logs[0]),
+                "larger (%)": percentage(_larger(log, logs[0])),
                 "draws": float(frame["n_used"].astype(float).mean(skipna=False)),
                 "guarantee": label.guarantee,
                 "certificate": label.certificate,

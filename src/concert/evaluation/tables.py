@@ -8,9 +8,10 @@ of the data set) and "data_notes" in "info", and "n" in "identity".
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -23,6 +24,7 @@ from concert.evaluation.metrics import (
     average_certified_radius,
     certified_accuracy,
     certified_radii,
+    percentage,
 )
 from concert.records.reading import LoadedLog
 
@@ -47,11 +49,11 @@ class RowLabel:
 def row_labels(logs: Sequence[LoadedLog]) -> list[RowLabel]:
     """A label per log. Where the run does not say, the folder and the file name do.
 
-    Labels that would be the same get the folder's name after the method, and where that is the same
-    too, the file's.
+    Labels that would be the same get the folder's name after the method, where that is the same
+    too, the file's, and where that is the same, all of the path that the logs do not share.
     """
     labels = [_row_label(log) for log in logs]
-    for name in (_folder, lambda log: f"{_folder(log)}/{log.path.stem}"):
+    for name in (_folder, lambda log: f"{_folder(log)}/{_file(log)}", _where(logs)):
         times = Counter(labels)
         labels = [
             label
@@ -119,7 +121,7 @@ def comparison_table(
                 "AMCR high": high,
                 "guarantee": label.guarantee,
                 "certificate": label.certificate,
-                "abstained (%)": 100 * abstention_rate(log.frame),
+                "abstained (%)": percentage(abstention_rate(log.frame)),
                 "N": len(log.frame),
                 "n": draws(log),
             }
@@ -195,7 +197,7 @@ def radius_name(radius: float) -> str:
 
 
 def _row_label(log: LoadedLog) -> RowLabel:
-    name = log.path.name.removesuffix(".tsv")
+    name = _file(log)
     fallback = _folder(log) if name == "certify" else f"{_folder(log)}/{name}"
     info = log.run["info"]
     sigma = str(info.get("box") or info.get("sigma") or "")
@@ -210,6 +212,16 @@ def _row_label(log: LoadedLog) -> RowLabel:
         guarantee=JOINT.join(guarantee.value for guarantee in guarantees(log.frame)),
         certificate=JOINT.join(certificates),
     )
+
+
+def _file(log: LoadedLog) -> str:
+    return log.path.name.removesuffix(".tsv")
+
+
+def _where(logs: Sequence[LoadedLog]) -> Callable[[LoadedLog], str]:
+    """What names a log by all of its path that the logs do not share."""
+    shared = os.path.commonpath([log.path.resolve().parent for log in logs])
+    return lambda log: (log.path.resolve().parent.relative_to(shared) / _file(log)).as_posix()
 
 
 def _folder(log: LoadedLog) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from concert.certificates import Guarantee, sigma_statistics
 from concert.errors import ConcertError
 from concert.evaluation.explain.coverage import covered_sides, covers_all_values, is_ball
+from concert.evaluation.metrics import percentage
 from concert.evaluation.rendering import rounded_down
 from concert.records.record import Certification
 
@@ -40,6 +41,8 @@ ABSTAINED: Final = "Abstains: {reason}. Nothing is certified."
 _UNDECIDED: Final = re.compile(
     r"p_lower \S+ <= 0\.5 from (\d+) of (\d+) votes(?:, (\d+) undecided)?; (.*)"
 )
+# The certificate of noise on a grid of pixel values.
+ON_GRID: Final = "isotropic-grid"
 _NEEDED: Final = re.compile(r"n=(\d+) would certify")
 
 
@@ -96,7 +99,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
         f"{named}, the class chosen by the first draws"
     )
     if not math.isnan(p_lower):
-        share = rounded_down(100 * p_lower, 2)
+        share = rounded_down(percentage(p_lower), 2)
         text += f". This proves a share of at least {share} %, and more than 50 % is needed"
     if 2 * votes <= total < 2 * (votes + undecided):
         return f"{text}. {undecided:,} have no class, as their logits are too close or no numbers"
@@ -123,9 +126,16 @@ def region_sentences(
     """
     if not claims_a_region(certification):
         return []
-    frozen = certification.guarantee == Guarantee.FROZEN
     sentences = [_region(certification), _patches(certification, shape, change)]
-    return [f"For frozen noise only: {text}" if frozen else _capital(text) for text in sentences]
+    whom = restriction(certification)
+    return [f"{whom}: {text}" if whom else _capital(text) for text in sentences]
+
+
+def restriction(certification: Certification) -> str:
+    """What the region is restricted to, "" if to nothing."""
+    if certification.guarantee == Guarantee.FROZEN:
+        return "For frozen noise only"
+    return "Among images on the grid only" if certification.certificate == ON_GRID else ""
 
 
 def largest_patch(certification: Certification, shape: tuple[int, int, int], change: int) -> str:
@@ -141,10 +151,19 @@ def percent(share: float) -> str:
     """A share rounded down at one decimal; one that is not 0 does not become 0."""
     if 0 < share < 0.001:
         return "under 0.1 %"
-    return f"{rounded_down(100 * float(share), 1)} %"
+    return f"{rounded_down(percentage(share), 1)} %"
 
 
 def _region(certification: Certification) -> str:
+    if certification.bands is not None:
+        levels = certification.bands
+        return (
+            "the certified region is an ellipsoid with semi-axes of "
+            f"{radius_text(levels.chroma)} along changes of colour, {radius_text(levels.smooth)} "
+            f"along brightness that is constant in blocks of {levels.block}, and "
+            f"{radius_text(levels.detail)} along detail; what is said of patches is of the ball "
+            "inside."
+        )
     if certification.axes is None or is_ball(certification.radius, certification.axes):
         return "the certified region is the ball."
     low, middle, high = sigma_statistics(certification.axes)

@@ -28,6 +28,7 @@ from concert.evaluation.words import (
     claims_a_region,
     radius_text,
     region_sentences,
+    restriction,
     sentence_of,
 )
 from concert.records.record import ABSTAIN
@@ -164,6 +165,8 @@ def _scale(axes: Axes, explanation: Explanation) -> None:
             note += f" For frozen noise only: all {dim} values at once, up to {change}/255."
             note += " Unhatched: along the longest semi-axis." if longest > radius else ""
         else:
+            whom = restriction(certification)
+            note += f" {whom}:" if whom else ""
             note += f" All {dim} values together may change by up to {change}/255."
             if longest > radius:
                 note += " Pale: up to the longest semi-axis, covered in its direction only."

@@ -14,6 +14,7 @@ from concert.evaluation.metrics import (
     abstention_rate,
     average_certified_radius,
     certified_at,
+    percentage,
     share_interval,
 )
 from concert.evaluation.page.images import class_names
@@ -59,10 +60,10 @@ def statements(
 def _statement(log: LoadedLog, name: str) -> dict[str, str]:
     """A log's main numbers in sentences, with what they guarantee."""
     share = share_interval(certified_at(log.frame, [0.0]))
-    correct = rendering.rounded_down(100 * float(share.value[0]), 1)
-    low = rendering.rounded_down(100 * float(share.low[0]), 1)
-    high = rendering.rounded_up(100 * float(share.high[0]), 1)
-    abstained = rendering.rounded_up(100 * abstention_rate(log.frame), 1)
+    correct = rendering.rounded_down(percentage(share.value[0]), 1)
+    low = rendering.rounded_down(percentage(share.low[0]), 1)
+    high = rendering.rounded_up(percentage(share.high[0]), 1)
+    abstained = rendering.rounded_up(percentage(abstention_rate(log.frame)), 1)
     images = "attacked images" if attacked(log) else "images"
     sentences = [
         f"{correct} % of {len(log.frame)} {images} are classified correctly (exact 95 % interval "
