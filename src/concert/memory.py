@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from typing import Final
 
@@ -16,11 +17,9 @@ _M_MMAP_MAX: Final = -4
 
 def channels_last(module: nn.Module) -> nn.Module:
     """The module with channels-last weights, 1.5 to 2 times faster on a processor; same values."""
-    try:
+    # Weights of five dimensions have no such layout; those before them have it then.
+    with contextlib.suppress(RuntimeError):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except RuntimeError:
-        # Weights of five dimensions have no such layout; those before them have it now.
-        return module
     return module
 
 

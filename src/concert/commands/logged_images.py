@@ -23,16 +23,18 @@ def find_images(logs: Sequence[LoadedLog], given: Any) -> ImageSet | None:
     or not those of the logs.
     """
     asked = bool(given.name or given.path)
-    if len(_fingerprints(logs)) > 1:
+    stated = [
+        (log, said)
+        for log in logs
+        if isinstance(said := log.run["identity"].get("data"), dict) and "fingerprint" in said
+    ]
+    if len({str(said["fingerprint"]) for _, said in stated}) > 1:
         if asked:
             raise ConcertError(
                 "the logs are of different images: report them one by one, or leave out --data"
             )
         return None
-    for log in logs:
-        said = log.run["identity"].get("data")
-        if not isinstance(said, dict) or "fingerprint" not in said:
-            continue
+    for log, said in stated:
         name, split = str(said.get("name")), str(said.get("split"))
         run: Path = run_folder(log) or log.path.resolve().parent
         settings = data_of(run, name, given)
@@ -54,9 +56,3 @@ def find_images(logs: Sequence[LoadedLog], given: Any) -> ImageSet | None:
     if asked:
         raise ConcertError("no log says which images it is about: leave out --data")
     return None
-
-
-def _fingerprints(logs: Sequence[LoadedLog]) -> set[str]:
-    said = [log.run["identity"].get("data") for log in logs]
-    known = [each for each in said if isinstance(each, dict)]
-    return {str(each["fingerprint"]) for each in known if "fingerprint" in each}

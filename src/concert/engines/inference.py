@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -60,16 +61,15 @@ def check_rows_alone(network: Callable[[Tensor], Tensor], probe: Tensor, what: s
         wanted = network(probe).double()
         atol = 1e-4 * max(1.0, float(wanted.nan_to_num().abs().max()))
         # Any two rows differ in a bit of their numbers: each is kept once while the other changes.
-        for bit in range((len(probe) - 1).bit_length()):
-            for kept in (rows >> bit & 1 == 0, rows >> bit & 1 == 1):
-                found = network(torch.where(kept[:, None, None, None], probe, 1.0 - probe)).double()
-                pairs = found[kept], wanted[kept]
-                if not torch.allclose(*pairs, rtol=0, atol=atol, equal_nan=True):
-                    raise ConcertError(
-                        f"the {what}'s output for an image depends on the other images of its "
-                        "batch, or on chance, so draws would not be independent: is there batch "
-                        "norm without running statistics?"
-                    )
+        for bit, value in itertools.product(range((len(probe) - 1).bit_length()), (0, 1)):
+            kept = rows >> bit & 1 == value
+            found = network(torch.where(kept[:, None, None, None], probe, 1.0 - probe)).double()
+            if not torch.allclose(found[kept], wanted[kept], rtol=0, atol=atol, equal_nan=True):
+                raise ConcertError(
+                    f"the {what}'s output for an image depends on the other images of its batch, "
+                    "or on chance, so draws would not be independent: is there batch norm without "
+                    "running statistics?"
+                )
 
 
 def twin(module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -53,7 +53,7 @@ def row_labels(logs: Sequence[LoadedLog]) -> list[RowLabel]:
     too, the file's, and where that is the same, all of the path that the logs do not share.
     """
     labels = [_row_label(log) for log in logs]
-    for name in (_folder, lambda log: f"{_folder(log)}/{_file(log)}", _where(logs)):
+    for name in (_folder, _folder_and_file, lambda log: _where(log, logs)):
         times = Counter(labels)
         labels = [
             label
@@ -197,8 +197,7 @@ def radius_name(radius: float) -> str:
 
 
 def _row_label(log: LoadedLog) -> RowLabel:
-    name = _file(log)
-    fallback = _folder(log) if name == "certify" else f"{_folder(log)}/{name}"
+    fallback = _folder(log) if _file(log) == "certify" else _folder_and_file(log)
     info = log.run["info"]
     sigma = str(info.get("box") or info.get("sigma") or "")
     if not sigma:
@@ -218,10 +217,14 @@ def _file(log: LoadedLog) -> str:
     return log.path.name.removesuffix(".tsv")
 
 
-def _where(logs: Sequence[LoadedLog]) -> Callable[[LoadedLog], str]:
-    """What names a log by all of its path that the logs do not share."""
-    shared = os.path.commonpath([log.path.resolve().parent for log in logs])
-    return lambda log: (log.path.resolve().parent.relative_to(shared) / _file(log)).as_posix()
+def _folder_and_file(log: LoadedLog) -> str:
+    return f"{_folder(log)}/{_file(log)}"
+
+
+def _where(log: LoadedLog, logs: Sequence[LoadedLog]) -> str:
+    """All of a log's path that the logs do not share."""
+    shared = os.path.commonpath([each.path.resolve().parent for each in logs])
+    return (log.path.resolve().parent.relative_to(shared) / _file(log)).as_posix()
 
 
 def _folder(log: LoadedLog) -> str:
