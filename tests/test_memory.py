@@ -1,9 +1,25 @@
-"""Peak memory of certification does not grow with draws, images or data."""
+"""Memory of tensors, and that of certification, which does not grow with draws, images or data."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from memory import SIZES, peak
+
+from concert.memory import own_memory
+
+
+def test_own_memory_has_the_values_alone() -> None:
+    weight = torch.nn.Parameter(torch.arange(6, dtype=torch.float64).view(2, 3))
+    own = own_memory(weight.T)
+    assert torch.equal(own, weight.detach().T)
+    assert own.dtype == torch.float64
+    assert own.is_contiguous()
+    assert not own.requires_grad
+    assert own.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
+    assert own_memory(weight, torch.float32).dtype == torch.float32
+    whole = own_memory(weight)
+    assert whole.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Memory: the layout that convolutions prefer, and large blocks kept between batches."""
+"""Memory: the layout convolutions prefer, tensors of their own, blocks kept between batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ctypes
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Parameter numbers of mallopt(3).
 _M_TRIM_THRESHOLD: Final = -1
@@ -21,6 +21,15 @@ def channels_last(module: nn.Module) -> nn.Module:
     with contextlib.suppress(RuntimeError):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
+
+
+def own_memory(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The values on the processor, in memory shared with no other tensor, as safetensors needs.
+
+    Tied weights share theirs. `dtype`: of the copy, that of the tensor if None.
+    """
+    values = tensor.detach().to("cpu", dtype or tensor.dtype)
+    return values.clone(memory_format=torch.contiguous_format)
 
 
 def keep_large_blocks() -> bool:

@@ -28,6 +28,7 @@ from concert.engines import read_choice
 from concert.errors import ConcertError
 from concert.files import write_atomically
 from concert.import_paths import source_hash
+from concert.memory import own_memory
 from concert.noise import NoiseModel
 from concert.recipes.building import Description, build_base, build_noise
 from concert.recipes.config import DataSettings
@@ -45,17 +46,13 @@ def weights_file(classifier: nn.Module, noise: NoiseModel) -> bytes:
     Numbers are in float32, as they are loaded, whatever precision they were trained in.
     """
     tensors = {
-        f"{prefix}.{name}": _stored(tensor)
+        f"{prefix}.{name}": own_memory(
+            tensor, torch.float32 if tensor.is_floating_point() else None
+        )
         for prefix, module in (("classifier", classifier), ("noise", noise))
         for name, tensor in module.state_dict().items()
     }
     return save_tensors(tensors, metadata={"format": "pt"})
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    """On the processor, with memory of its own: tied weights share theirs."""
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
 
 
 def source_of(*models: nn.Module) -> dict[str, str]:
@@ -177,8 +174,9 @@ class GivenData:
     size: int | None = None
 
 
-def data_of(run: Path, trained_on: str, given: GivenData) -> DataSettings:
+def data_of(run: Path, trained_on: str, given: GivenData | None = None) -> DataSettings:
     """The data of the flags, completed from the training run."""
+    given = given or GivenData()
     trained: dict[str, Any] = {}
     if given.name in ("", trained_on):
         with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):

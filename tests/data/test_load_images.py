@@ -13,6 +13,7 @@ from PIL import Image
 from written_images import encoded, random_image, write_folder, write_parquet
 
 from concert.data import MEAN_STD, load_images
+from concert.data.known import KNOWN
 from concert.errors import ConcertError
 
 TEN = [str(digit) for digit in range(10)]
@@ -332,6 +333,12 @@ def test_no_network_is_one_line_with_a_remedy(
     message = refused("mnist", "test")
     assert "--data.path FOLDER" in message
     assert "'digits'" in message
+
+
+def test_shape_of_known_images_at_a_size() -> None:
+    assert KNOWN["mnist"].shape_at(None) == (1, 28, 28)
+    assert KNOWN["mnist"].shape_at(32) == (1, 32, 32)
+    assert KNOWN["imagenet"].shape_at(64) == (3, 64, 64)
 
 
 def test_normalisation_constants() -> None:

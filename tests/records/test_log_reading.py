@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from concert.certificates import Guarantee
 from concert.errors import ConcertError
-from concert.records.reading import read_log
+from concert.records.reading import LoadedLog, read_log
 from concert.records.record import COLUMNS
 
 DATA = Path(__file__).parents[1] / "data_files"
@@ -36,6 +37,12 @@ def test_six_columns_with_both_forms_of_time(name: str, seconds: list[float]) ->
     for column in ("candidate", "p_lower", "n_used", "proxy_volume", "log_volume", "sigma_min"):
         assert frame[column].isna().all()
     assert log.run == {"schema": 1, "identity": {}, "info": {}}
+    assert log.guarantee_sentence(Guarantee.UNKNOWN) == Guarantee.UNKNOWN.sentence
+
+
+def test_the_sentence_of_a_log_is_its_own() -> None:
+    log = LoadedLog(pd.DataFrame(), {"identity": {}, "info": {"guarantee_sentence": "told"}}, DATA)
+    assert log.guarantee_sentence(Guarantee.DEPLOYED) == "told"
 
 
 def test_a_script_for_cohens_logs_reads_ours() -> None:

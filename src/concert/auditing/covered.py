@@ -99,7 +99,7 @@ def covered_images(
         low=float(share.low),
         high=float(share.high),
         largest_l2=max(inside, default=0.0),
-        guarantee=str(log.run["info"].get("guarantee_sentence", guarantee.sentence)),
+        guarantee=log.guarantee_sentence(guarantee),
     )
 
 

@@ -128,7 +128,7 @@ def audit_log(
         on_image(AuditProgress(finding, done, len(wanted)))
     looked_at = int(certified.index[-1]) + 1
     guarantee = Guarantee(str(certified.guarantee.iloc[0]))
-    sentence = str(log.run["info"].get("guarantee_sentence", guarantee.sentence))
+    sentence = log.guarantee_sentence(guarantee)
     rows = [record.rows[index] for index in wanted]
     result = summarize(rows, looked_at, float(identity["alpha"]), guarantee, sentence)
     record.finish(asdict(result) | {"passed": result.passed})

@@ -164,7 +164,7 @@ def main(
     if (out / "model").exists() or (out / "config.json").exists():
         raise ConcertError(f"{out} holds a model already: choose another folder")
     description, _ = read_description(run)
-    own = data_of(run, description.data, data or GivenData())
+    own = data_of(run, description.data, data)
     chosen = load_images(own.name, split, own.path, own.size)
     indices: Sequence[int] = subset_indices(len(chosen), subset)
     smoothed = load(run)

@@ -17,7 +17,7 @@ from concert.classifiers.build import CLASSIFIERS, DENOISERS
 from concert.comparison.products import weights_of
 from concert.data import subset_indices
 from concert.data.floats import attack_description
-from concert.data.known import KNOWN
+from concert.data.known import KNOWN, Known
 from concert.data.load import SPLITS
 from concert.errors import ConcertError, nearest
 from concert.evaluation.certify import CertifySettings
@@ -29,11 +29,10 @@ from concert.records.reading import HEADER, complete_lines, load_run, parse_rows
 from concert.records.record import COLUMNS
 from concert.sampling.sampler import SamplingSettings
 
-# For data sets that are not known by name; only the generator's first layer depends on it.
-ANY_SHAPE: Final = (3, 32, 32)
 # No data set is larger: rules are checked without the images.
 MANY_IMAGES: Final = 10_000_000
-MANY_CLASSES: Final = 1_000_000
+# For data sets that are not known by name; only the generator's first layer depends on the shape.
+ANYTHING: Final = Known((3, 32, 32), num_classes=1_000_000, counts={})
 # What a log and a certification that goes on with it must have in common.
 DECIDING: Final = ("n0", "n", "alpha", "seed", "certificate", "stopping", "split")
 
@@ -66,17 +65,15 @@ def noise_of(recipe: Recipe) -> NoiseModel:
 
 
 def shape_of(data: DataSettings) -> tuple[int, int, int]:
-    """(channels, height, width) of known images, `ANY_SHAPE` for others, in the size given."""
-    channels, height, width = KNOWN[data.name].shape if data.name in KNOWN else ANY_SHAPE
-    return (channels, height, width) if data.size is None else (channels, data.size, data.size)
+    """(channels, height, width) of known images, of `ANYTHING` for others, in the size given."""
+    return KNOWN.get(data.name, ANYTHING).shape_at(data.size)
 
 
 def check_attack(settings: AttackSettings, data: DataSettings) -> None:
     """Refuse an attack that cannot be on such data, as far as is known without the images."""
     check_subset_rule(settings.subset)
     check_split(settings.split)
-    num_classes = KNOWN[data.name].num_classes if data.name in KNOWN else MANY_CLASSES
-    settings.check(shape_of(data), num_classes)
+    settings.check(shape_of(data), KNOWN.get(data.name, ANYTHING).num_classes)
 
 
 def check_split(split: str) -> None:

@@ -26,6 +26,10 @@ class Known:
     hub: str = ""
     hub_splits: Mapping[str, str] = field(default_factory=dict)
 
+    def shape_at(self, size: int | None) -> tuple[int, int, int]:
+        """(channels, height, width) of its images cropped to `size`, as usual without one."""
+        return self.shape if size is None else (self.shape[0], size, size)
+
 
 KNOWN: dict[str, Known] = {
     "digits": Known((1, 28, 28), 10, {"train": 1500, "test": 297}),

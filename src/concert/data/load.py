@@ -94,7 +94,7 @@ def _numeric_images(
         )
     shape, advice = rows.images.shape[1:], "give other images another name (--data.name)"
     if known:
-        usual = known.shape if size is None else (known.shape[0], size, size)
+        usual = known.shape_at(size)
         if len(rows.class_names) != known.num_classes or tuple(shape) != usual:
             raise ConcertError(
                 f"the images of {where} are {_times(shape)} of {len(rows.class_names)} classes, "
@@ -160,10 +160,9 @@ def _decode(
         notes.append(f"{len(rows.labels)} of the usual {known.counts[split]} {split} images")
 
     if known and known.resize:
-        channels, height, width = known.shape
+        shape = known.shape_at(size)
         # The same margin around the crop as at the usual size.
-        resize = known.resize if size is None else round(size * known.resize / height)
-        shape = (channels, height, width) if size is None else (channels, size, size)
+        resize = round(shape[1] * known.resize / known.shape[1])
         if split == "train":
             return LazyImages(rows, shape, resize), "; ".join(notes)
         return decode(rows, shape, resize), "; ".join(notes)

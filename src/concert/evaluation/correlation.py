@@ -119,7 +119,7 @@ def map_correlation(
     )
 
 
-def chosen_images(run: Path, given: GivenData, subset: str) -> tuple[str, Tensor]:
+def chosen_images(run: Path, given: GivenData | None, subset: str) -> tuple[str, Tensor]:
     """The name of a run's data set, or of the one given, and test images (B, C, H, W) of it."""
     data = data_of(run, read_description(run)[0].data, given)
     images = load_images(data.name, "test", data.path, data.size)
@@ -143,7 +143,7 @@ def main(
     """
     if trust:
         import_from_here()
-    name, chosen = chosen_images(run, data or GivenData(), subset)
+    name, chosen = chosen_images(run, data, subset)
     network = build_colorizer(colorizer, colorizer_args, trust)
     result = map_correlation(load(run, trust), chosen, network, draws)
     told = {

@@ -127,7 +127,7 @@ def main(
     classifier code. Raises ConcertError for a run that cannot be loaded.
     """
     description, weights = read_description(run)
-    own = data_of(run, description.data, data or GivenData())
+    own = data_of(run, description.data, data)
     if trust:
         import_from_here()
     smoothed = load(run, trust)

@@ -37,10 +37,10 @@ TABLE_OF_ATTACK: Final = {
 }
 # Whom the paper attacks, and which images: of cAdv it says "each base classifier smoothed", and of
 # CIFAR-10 not whether the images were right before.
+IMAGES_OF_ATTACK: Final = {"cifar10": "not stated", "imagenet": "right before"}
 ATTACKED: Final = {"cadv": "not stated", "shadow": "smoothed"}
 # How many images a cell has; of Shadow the paper says it of the largest tau at most.
 COUNTS_OF_ATTACK: Final = {"cadv": " (100)", "shadow": ""}
-IMAGES_OF_ATTACK: Final = {"cifar10": "not stated", "imagenet": "right before"}
 # Noise that the paper does not have: a map that is the same for all images, levels for bands.
 OTHER_NOISE: Final = ("static", "banded")
 # The upper end of the paper's box for Concert, by the sigma of the row.

@@ -98,7 +98,7 @@ def main(
     out: Path | None = None,
 ) -> str:
     """The stability of a run's maps as JSON, also written to `out`."""
-    name, chosen = chosen_images(run, data or GivenData(), subset)
+    name, chosen = chosen_images(run, data, subset)
     result = map_stability(load(run), chosen, draws)
     return as_json({"data": name, "subset": subset, **asdict(result)}, out)
 

@@ -42,7 +42,7 @@ _UNDECIDED: Final = re.compile(
     r"p_lower \S+ <= 0\.5 from (\d+) of (\d+) votes(?:, (\d+) undecided)?; (.*)"
 )
 # The certificate of noise on a grid of pixel values.
-ON_GRID: Final = "isotropic-grid"
+GRID_CERTIFICATE: Final = "isotropic-grid"
 _NEEDED: Final = re.compile(r"n=(\d+) would certify")
 
 
@@ -58,7 +58,7 @@ def certified_sentence(guarantee: Guarantee, certificate: str, alpha: float | No
         if alpha is None
         else f"With probability at least 1 - {alpha:g} over the draws made for this image, "
     )
-    every = "every image of 8 bits" if certificate == "isotropic-grid" else "every image"
+    every = "every image of 8 bits" if certificate == GRID_CERTIFICATE else "every image"
     return _CERTIFIED[guarantee].format(surely=surely, every=every)
 
 
@@ -92,7 +92,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
     found = _UNDECIDED.fullmatch(reason.rstrip("."))
     if found is None:
         return reason
-    votes, total, undecided, advice = int(found[1]), int(found[2]), int(found[3] or 0), found[4]
+    votes, total, undecided, advice = int(found[1]), int(found[2]), found[3] or "0", found[4]
     named = candidate or "the candidate"
     text = (
         f"{votes:,} of {total:,} noisy copies ({rounded_down(100 * votes / total, 2)} %) vote for "
@@ -101,9 +101,11 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
     if not math.isnan(p_lower):
         share = rounded_down(percentage(p_lower), 2)
         text += f". This proves a share of at least {share} %, and more than 50 % is needed"
-    if 2 * votes <= total < 2 * (votes + undecided):
-        return f"{text}. {undecided:,} have no class, as their logits are too close or no numbers"
-    if 2 * votes <= total:
+    if advice.startswith("the logits of undecided"):
+        return (
+            f"{text}. {int(undecided):,} have no class, as their logits are too close or no numbers"
+        )
+    if advice.startswith("no n certifies"):
         return f"{text}. More noisy copies do not help while at most half vote for it"
     needed = _NEEDED.match(advice)
     if needed is not None:
@@ -135,7 +137,7 @@ def restriction(certification: Certification) -> str:
     """What the region is restricted to, "" if to nothing."""
     if certification.guarantee == Guarantee.FROZEN:
         return "For frozen noise only"
-    return "Among images on the grid only" if certification.certificate == ON_GRID else ""
+    return "Among images on the grid only" if certification.certificate == GRID_CERTIFICATE else ""
 
 
 def largest_patch(certification: Certification, shape: tuple[int, int, int], change: int) -> str:

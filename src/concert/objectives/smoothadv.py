@@ -114,14 +114,14 @@ class SmoothAdvObjective(Objective):
     ) -> LossTerms:
         normals = noise.normals_of_copies(images, self.m, generator)
         f, shape = bare(classifier), bare(noise)
-
-        def victim(x: Tensor) -> Tensor:
-            noisy, _ = shape.copies_from(x, self.m, normals)
-            return logits_of_copies(f, noisy.to(dtype_of(f)), len(x))
-
-        search, epsilon = (victim, images, labels), self.radius(epoch)
         with attacked(f, shape), torch.enable_grad():
-            shape = shape.deployed(differentiable=True)
+            seen = shape.deployed(differentiable=True)
+
+            def victim(x: Tensor) -> Tensor:
+                noisy, _ = seen.copies_from(x, self.m, normals)
+                return logits_of_copies(f, noisy.to(dtype_of(f)), len(x))
+
+            search, epsilon = (victim, images, labels), self.radius(epoch)
             if self.attack == "pgd":
                 found = pgd(*search, epsilon, self.steps, generator)
             else:

@@ -45,6 +45,10 @@ class LoadedLog:
     run: dict[str, Any]
     path: Path
 
+    def guarantee_sentence(self, guarantee: Guarantee) -> str:
+        """What its certificate guarantees as its log says, or all such guarantees."""
+        return str(self.run["info"].get("guarantee_sentence", guarantee.sentence))
+
 
 def read_log(path: Path | str) -> LoadedLog:
     """Read a log of ours, or a six-column log of another project (Cohen's scripts and their heirs).

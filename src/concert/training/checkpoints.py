@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from concert.files import write_atomically
+from concert.memory import own_memory
 
 log = logging.getLogger(__name__)
 KEPT: Final = 2
@@ -33,9 +34,7 @@ def save_checkpoint(
     final = folder / f"step-{step:010d}"
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    # With memory of their own: tied weights share theirs.
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = save(own)
+    content = save({name: own_memory(tensor) for name, tensor in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     write_atomically(partial / TENSORS, content)
     write_atomically(partial / STATE, json.dumps({"sha256": digest, **state}, indent=1))
