@@ -27,7 +27,8 @@ from concert.recipes.config import (
 )
 from concert.records.reading import read_log
 from concert.runs import load, read_description
-from concert.training.loop import Watcher, check_precision, train
+from concert.training.loop import Watcher, train
+from concert.training.sharing import check_precision
 
 QUERIED = Recipe(
     DataSettings("digits", subset="first:96"),

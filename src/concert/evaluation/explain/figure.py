@@ -22,7 +22,8 @@ from concert.certificates import Guarantee
 from concert.evaluation.explain import panels
 from concert.evaluation.explain.coverage import is_ball, uniform_change
 from concert.evaluation.explain.explain import Explanation
-from concert.evaluation.explain.panels import BLUE, INK, ORANGE, QUIET, displayed, short
+from concert.evaluation.explain.lettering import plain, short, wrapped
+from concert.evaluation.explain.panels import BLUE, INK, ORANGE, QUIET, displayed
 from concert.evaluation.rendering import rounded_down
 from concert.evaluation.words import (
     claims_a_region,
@@ -70,11 +71,11 @@ def explanation_figure(explanation: Explanation) -> Figure:
         panels.draw_votes(figure.add_subplot(below[0, 1]), explanation)
         _words(figure.add_subplot(below[0, 2:]), explanation)
         _scale(figure.add_axes((0.02, 0.07, 0.96, 0.085)), explanation)
-        panels.plain(figure.text(0.02, 0.955, title, fontsize=14, fontweight="bold", color=INK))
+        plain(figure.text(0.02, 0.955, title, fontsize=14, fontweight="bold", color=INK))
         if explanation.true_class:
             # On a line of its own, so that a long answer does not push it out of the picture.
             true = f"true class: {short(explanation.true_class, 100)}"
-            panels.plain(figure.text(0.02, 0.925, true, fontsize=10, color=INK))
+            plain(figure.text(0.02, 0.925, true, fontsize=10, color=INK))
     figure.set_label(f"{title}\n{' '.join(_paragraphs(explanation))}")
     return figure
 
@@ -129,11 +130,11 @@ def _words(axes: Axes, explanation: Explanation) -> None:
     paragraphs = _paragraphs(explanation)
     # The smallest size holds the longest text: frozen noise, an ellipsoid and a long name.
     for size, columns in ((8.5, 72), (8.0, 77), (7.5, 82), (7.0, 88)):
-        lines = [line for part in paragraphs for line in panels.wrapped(part, columns)]
+        lines = [line for part in paragraphs for line in wrapped(part, columns)]
         if len(lines) * size * 1.4 <= 126:
             break
     text = "\n".join(lines)
-    panels.plain(axes.text(0, 1.0, text, va="top", fontsize=size, color=INK, linespacing=1.4))
+    plain(axes.text(0, 1.0, text, va="top", fontsize=size, color=INK, linespacing=1.4))
 
 
 def _scale(axes: Axes, explanation: Explanation) -> None:

@@ -6,8 +6,6 @@ what is not covered is hatched as well. What holds for frozen noise only is neve
 
 from __future__ import annotations
 
-import textwrap
-import unicodedata
 from typing import Any, Final
 
 import matplotlib
@@ -21,6 +19,7 @@ from torch import Tensor
 from concert.certificates import Guarantee
 from concert.evaluation.explain.coverage import is_ball, patch_coverage, telling_patch
 from concert.evaluation.explain.explain import Explanation
+from concert.evaluation.explain.lettering import plain, short
 from concert.evaluation.rendering import rounded_down
 from concert.evaluation.words import claims_a_region, largest_patch, percent
 
@@ -210,31 +209,6 @@ def is_frozen(explanation: Explanation) -> bool:
 def headline(axes: Axes, title: str) -> None:
     """The title of a panel."""
     plain(axes.set_title(title, fontsize=9, color=INK, loc="left"))
-
-
-def plain(text: Any) -> None:
-    """Names of classes may hold dollars, which are no formulas."""
-    text.set_parse_math(False)
-
-
-def short(name: str, columns: int) -> str:
-    """A name on one line, cut to so many columns; Chinese and Japanese signs take two."""
-    name = " ".join(name.split())
-    widths = np.cumsum([_columns(sign) for sign in name])
-    fitting = int((widths <= columns).sum())
-    return name if fitting == len(name) else f"{name[: max(fitting - 1, 1)].rstrip()}…"
-
-
-def wrapped(text: str, columns: int) -> list[str]:
-    """Lines of at most so many columns, as `short` counts them."""
-    filler = "\0"  # behind every wide sign, for it counts as two
-    widened = "".join(sign + filler * (_columns(sign) - 1) for sign in text)
-    lines = textwrap.wrap(widened, columns, break_on_hyphens=False)
-    return [line.replace(filler, "") for line in lines]
-
-
-def _columns(sign: str) -> int:
-    return 1 + (unicodedata.east_asian_width(sign) in "WF")
 
 
 def _sentences(axes: Axes, title: str, text: str) -> None:
