@@ -276,6 +276,7 @@ MISTAKES = [
     (["predict", "RUN", "BOMB"], "as an image"),
     (["report", "COHEN"], "cohen.yaml"),
     (["train", "--trust", "nowhere.yaml"], "no such recipe file"),
+    (["train", "--print_config", "nowhere.yaml"], "no such recipe file"),
 ]
 
 

@@ -408,7 +408,7 @@ def test_a_classifier_of_damaged_logits_abstains() -> None:
     model = smoothed(Function(lambda z: z.flatten(1)[:, :3] * math.nan), classes=3)
     record = model.certify(images(1), n=50)[0]
     assert (record.label, record.radius, record.votes) == (ABSTAIN, 0.0, (0, 0, 0))
-    assert "0 of 50 votes, 50 undecided; the logits of undecided votes are" in record.reason
+    assert "0 of 50 votes, 50 undecided; the logits of undecided votes, or" in record.reason
     assert model.predict(images(2), n=50).tolist() == [ABSTAIN, ABSTAIN]
 
 
@@ -766,26 +766,48 @@ def test_modules_of_all_kinds() -> None:
     weighted(image)
     with pytest.raises(ConcertError, match="cannot be copied, because it keeps"):
         SmoothedClassifier(weighted, IsotropicNoise(0.5), 2).predict(image, n=64)
+    linear.lock = threading.Lock()
+    with pytest.raises(ConcertError, match=r"cannot be copied .*_thread\.lock"):
+        SmoothedClassifier(linear, IsotropicNoise(0.5), 2).predict(image, n=64)
 
 
 class Follows(nn.Module):
-    """All images of a batch are put into the class of one of them, or of a neighbour."""
+    """All images of a batch are put into the class of one of them, or of a neighbour.
 
-    def __init__(self, row: int | None) -> None:
+    In batches of more than `least`; a third class is ruled out where it is `masked`.
+    """
+
+    def __init__(self, row: int | None, least: int = 0, masked: bool = False) -> None:
         super().__init__()
-        self.row = row
+        self.row, self.least, self.masked = row, least, masked
 
     def forward(self, images: Tensor) -> Tensor:
         score = images.flatten(1).mean(dim=1) - 0.5
-        score = score.roll(1) if self.row is None else score[self.row].expand(len(images))
-        return torch.stack([score, -score], dim=1)
+        if len(images) > self.least:
+            score = score.roll(1) if self.row is None else score[self.row].expand(len(images))
+        third = torch.full_like(score, -math.inf if self.masked else -9.0)
+        return torch.stack([score, -score, third], dim=1)
 
 
 @pytest.mark.parametrize("row", [0, 1, -1, None])
-def test_a_classifier_that_follows_another_row_is_refused(row: int | None) -> None:
-    smoothed = SmoothedClassifier(Follows(row), IsotropicNoise(0.5), 2)
+@pytest.mark.parametrize("least", [0, 8])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_classifier_that_follows_another_row_is_refused(
+    row: int | None, least: int, masked: bool
+) -> None:
+    """As the votes are counted: in batches of that size, whatever smaller ones give."""
+    smoothed = SmoothedClassifier(Follows(row, least, masked), IsotropicNoise(0.5), 3)
     with pytest.raises(ConcertError, match="depends on the other images of its batch"):
         smoothed.certify(torch.full((1, 1, 1, 1), 0.52), n=100)
+
+
+class Crowded(nn.Module):
+    """Batch statistics, in batches of more than eight."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = images.flatten(1).mean(dim=1)
+        score = score - (score.mean() if len(images) > 8 else 0.5)
+        return torch.stack([score, -score], dim=1)
 
 
 def test_a_classifier_that_sees_its_batch_is_refused() -> None:
@@ -794,7 +816,11 @@ def test_a_classifier_that_sees_its_batch_is_refused() -> None:
     coupled = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten()
     )
-    for classifier, shape in ((Together(), (1, 1, 1)), (coupled, (1, 3, 3))):
+    for classifier, shape in (
+        (Together(), (1, 1, 1)),
+        (Crowded(), (1, 1, 1)),
+        (coupled, (1, 3, 3)),
+    ):
         smoothed = SmoothedClassifier(classifier, IsotropicNoise(0.5), 2 if shape[1] == 1 else 4)
         with pytest.raises(ConcertError, match="depends on the other images of its batch"):
             smoothed.certify(image.expand(1, *shape), n=100)
@@ -928,8 +954,10 @@ def test_threads_do_not_see_each_others_activations(kind: str) -> None:
 def test_a_process_of_lower_precision_gets_the_same_votes() -> None:
     """oneDNN would count in bfloat16, far beyond the vote margin, under the same engine's name."""
     torch.manual_seed(0)
-    classifier = nn.Sequential(nn.Flatten(), nn.Linear(256, 64), nn.Linear(64, 10))
-    torch.nn.init.normal_(classifier[1].weight, std=2.0)
+    classifier = nn.Sequential(
+        nn.Conv2d(1, 8, 5, padding=2), nn.Flatten(), nn.Linear(2048, 64), nn.Linear(64, 10)
+    )
+    torch.nn.init.normal_(classifier[2].weight, std=2.0)
     x = torch.rand(1, 1, 16, 16)
 
     def votes() -> tuple[Certification, ...]:
@@ -943,6 +971,39 @@ def test_a_process_of_lower_precision_gets_the_same_votes() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
+def test_an_environment_of_lower_precision_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nothing in a running process takes it back, for convolutions."""
+    smoothed = SmoothedClassifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), IsotropicNoise(0.5), 2
+    )
+    monkeypatch.setenv(name, "BF16")
+    with pytest.raises(ConcertError, match=f"{name}=BF16 .* unset it"):
+        smoothed.certify(torch.rand(1, 1, 2, 2), n=100)
+    monkeypatch.setenv(name, "strict")
+    smoothed.certify(torch.rand(1, 1, 2, 2), n=100)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
+@pytest.mark.parametrize("chosen", ["ieee", "tf32"])
+def test_the_new_settings_of_precision_come_back(chosen: str) -> None:
+    """The older names raise once these differ among themselves."""
+    backends: Any = torch.backends
+    parts = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
+    try:
+        parts[0].fp32_precision = chosen
+        wanted = [part.fp32_precision for part in parts]
+        with full_precision(torch.device("cuda")):
+            assert {part.fp32_precision for part in parts} <= {"ieee", "none"}
+        assert [part.fp32_precision for part in parts] == wanted
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.fp32_precision = value
 
 
 def test_precision_comes_back_when_the_last_user_ends() -> None:

@@ -108,8 +108,8 @@ def _usage() -> str:
     )
 
 
-# Flags of `concert train` without a value.
-_SWITCHES: Final = ("--trust",)
+# Flags of `concert train` without a value; that of --print_config follows a "=".
+_SWITCHES: Final = ("--trust", "--print_config")
 
 
 def _config_flag(argv: list[str]) -> list[str]:

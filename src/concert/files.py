@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file through a temporary one in its folder; an interrupted write leaves no trace."""
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    name = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
     try:
         with open(name, "xb") as file:
             file.write(data)

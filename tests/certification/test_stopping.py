@@ -220,7 +220,7 @@ def test_more_draws_than_can_be_asked_for_are_not_called_a_minority() -> None:
     for votes, advice in (
         ([50_001, 49_999], "more than 10^9 draws would be needed at this vote share"),
         ([50_000, 50_000], "no n certifies a vote share of at most 1/2"),
-        ([40_000, 10_000], "the logits of undecided votes are closer than the vote margin"),
+        ([40_000, 10_000], "the logits of undecided votes, or the scores of their codebook"),
     ):
         tally = Tally([ball], rule.stages(100_000), 0.001, 0, 2)
         tally.add(Votes(np.array(votes), 100_000), rule)

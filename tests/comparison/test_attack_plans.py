@@ -16,7 +16,7 @@ from written_runs import write_log, write_model
 from concert.commands.attack import parser as attack_parser
 from concert.commands.attack import settings_of
 from concert.comparison.products import note_done, share_attacked
-from concert.comparison.report import read_logs, write_attacks
+from concert.comparison.report import read_logs, write_attacks, write_comparison
 from concert.comparison.spec import read_spec
 from concert.comparison.steps import Step, steps_of
 from concert.errors import ConcertError
@@ -218,6 +218,9 @@ def test_logs_of_another_model_are_not_reported(folder: Path) -> None:
     write_log(run / "attack-pgd", data="digits, pgd")
     comparison = read_spec("spec.yaml", Path("out"))
     written, _ = write_attacks(comparison, folder / "report")
+    whole = folder / "whole"
+    assert {file.name for file in write_comparison(comparison, whole)} >= {"runs.csv", "table.md"}
+    (whole / "of mine.md").write_text("kept")
     (folder / "report" / "pgd" / "of mine.md").write_text("kept")
     assert {file.name for file in written} >= {"table.md", "report.html"}
     # Trained again: the report on the model before is not left as if it were of this one.
@@ -227,6 +230,21 @@ def test_logs_of_another_model_are_not_reported(folder: Path) -> None:
     assert "of another model: delete it" in missing["cohen, attack pgd"]
     assert files == []
     assert [file.name for file in (folder / "report" / "pgd").iterdir()] == ["of mine.md"]
+    with pytest.raises(ConcertError, match="no run has been certified"):
+        write_comparison(comparison, whole)
+    assert [file.name for file in whole.iterdir()] == ["of mine.md"]
+
+
+def test_nothing_is_left_of_attacks_that_do_not_go_into_one_report(folder: Path) -> None:
+    attack_steps(folder)
+    comparison = read_spec("spec.yaml", Path("out"))
+    write_log(folder / "out" / "cohen" / "attack-pgd", data="digits, pgd")
+    assert write_attacks(comparison, folder / "report")[0]
+    write_log(folder / "out" / "beta-0" / "attack-pgd", data="mnist, pgd")
+    files, missing = write_attacks(comparison, folder / "report")
+    assert files == []
+    assert "do not go into one table" in missing["attack pgd"]
+    assert not list((folder / "report" / "pgd").iterdir())
 
 
 def test_runs_of_one_method_are_told_apart(folder: Path) -> None:

@@ -16,8 +16,10 @@ from concert.engines.choice import ENGINES
 from concert.engines.export import export_engine, to_onnx
 from concert.engines.torch_engines import check_drift, noisy_probe
 from concert.errors import ConcertError
+from concert.noise import IsotropicNoise
 from concert.records.reading import read_log
 from concert.runs import load
+from concert.smoothing import SmoothedClassifier
 
 SHAPE = (1, 28, 28)
 FAST = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
@@ -160,8 +162,36 @@ def test_a_network_that_sees_its_batch_is_not_exported(engine: str, tmp_path: Pa
     file = tmp_path / "engine.onnx"
     file.write_bytes(to_onnx(network, SHAPE))
     choice = EngineChoice(engine, file, "digest")
-    with pytest.raises(ConcertError, match=r"the exported network's output .* of its batch"):
-        build_engine(choice, network, SHAPE, 10, torch.device("cpu"), 2.5e-5, 32, 1)
+    smoothed = SmoothedClassifier(network, IsotropicNoise(0.5), 10, engine=choice)
+    with pytest.raises(ConcertError, match="depends on the other images of its batch"):
+        smoothed.predict(torch.rand(1, *SHAPE), n=16)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_class_that_is_ruled_out_is_no_drift(network: torch.nn.Module, tmp_path: Path) -> None:
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = copy.deepcopy(network)
+            self.register_buffer("mask", torch.tensor([0.0] * 9 + [-torch.inf]))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.network(images) + self.mask
+
+    export = tmp_path, Masked(), 10, "w", noisy_probe(SHAPE, 64), 2.5e-5
+    result = export_engine(export[0], "onnxruntime", *export[1:])
+    assert 0 <= result.drift < 1e-3
+    # Infinity has no place among 256 levels.
+    with pytest.raises(ConcertError, match="no numbers, as of classes ruled out"):
+        export_engine(export[0], "onnxruntime-int8", *export[1:])
+
+
+def test_infinities_that_differ_are_drift() -> None:
+    wanted = torch.tensor([[1.0, -torch.inf]])
+    assert check_drift("engine", wanted.clone(), wanted) == 0
+    for other in (0.0, torch.inf, torch.nan):
+        with pytest.raises(ConcertError, match="no rounding"):
+            check_drift("engine", torch.tensor([[1.0, other]]), wanted)
 
 
 def test_a_failed_export_leaves_what_was_deployed(network: torch.nn.Module, tmp_path: Path) -> None:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from concert.data import ImageSet
 from concert.evaluation.certify import shape_hint
+
+GREY = "store them all as RGB, for pictures are grey if all of their split are"
+SIZE = "resize them with --data.size 32"
 
 
 @pytest.mark.parametrize(
-    ("shape", "hint"),
+    ("name", "shape", "hint"),
     [
-        (
-            (1, 32, 32),
-            ": a folder is grey if all pictures of its split are, so store them all as RGB",
-        ),
-        ((3, 64, 64), ": resize them with --data.size 32"),
-        ((3, 64, 48), ": resize them with --data.size 32"),
-        ((4, 32, 32), ""),
+        ("mine", (1, 32, 32), f": {GREY}"),
+        ("mine", (1, 28, 28), f": {GREY}, and {SIZE}"),
+        ("mine", (3, 64, 64), f": {SIZE}"),
+        ("mine", (3, 64, 48), f": {SIZE}"),
+        ("mine", (4, 32, 32), ""),
+        ("mnist", (1, 28, 28), ""),
     ],
 )
-def test_images_of_another_shape(shape: tuple[int, int, int], hint: str) -> None:
-    assert shape_hint((3, 32, 32), shape) == hint
+def test_images_of_another_shape(name: str, shape: tuple[int, int, int], hint: str) -> None:
+    images = ImageSet(name, "test", torch.zeros(2, *shape), torch.tensor([0, 1]), "ab")
+    assert shape_hint((3, 32, 32), images) == hint
 
 
 def test_nothing_is_resized_to_pictures_that_are_not_square() -> None:
-    assert shape_hint((3, 32, 48), (3, 64, 64)) == ""
+    images = ImageSet("mine", "test", torch.zeros(2, 3, 64, 64), torch.tensor([0, 1]), "ab")
+    assert shape_hint((3, 32, 48), images) == ""

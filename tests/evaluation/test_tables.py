@@ -102,6 +102,16 @@ def test_published_logs_of_two_methods_are_told_apart(tmp_path: Path) -> None:
     assert second == first.replace("cohen", "macer")
 
 
+def test_logs_of_one_folder_are_told_apart_by_all_of_their_names(tmp_path: Path) -> None:
+    logs = []
+    for name in ("sigma_0.25", "sigma_0.25.tsv"):
+        (tmp_path / name).write_bytes((DATA / "cohen_clock").read_bytes())
+        logs.append(read_log(tmp_path / name))
+    first, second = (label.method for label in row_labels(logs))
+    assert first.endswith("(sigma_0.25)")
+    assert second.endswith("(sigma_0.25.tsv)")
+
+
 def test_a_log_given_twice_is_refused(make_log: Callable[..., LoadedLog]) -> None:
     log = make_log([(0, 0, 1.0)], name="a")
     with pytest.raises(ConcertError, match="given 2 times"):

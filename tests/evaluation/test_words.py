@@ -73,9 +73,9 @@ def test_abstentions_and_empty_regions() -> None:
     assert empty == "Answers 3; nothing around the image is certified."
 
 
-def test_a_grid_covers_images_of_8_bits_only() -> None:
+def test_a_grid_covers_images_on_it_only() -> None:
     text = sentence_of(certification(certificate="isotropic-grid"), "3", 0.1)
-    assert "every image of 8 bits" in text
+    assert "for every image on the noise's grid at an l2" in text
 
 
 def test_an_unknown_error_probability_is_not_invented() -> None:
@@ -112,7 +112,7 @@ def test_shares_are_rounded_down_but_not_to_nothing() -> None:
 def test_noisy_copies_without_a_class_are_told() -> None:
     reason = "p_lower 0.0100 <= 0.5 from 20 of 2000 votes, 1900 undecided; the logits of undecided"
     text = sentence_of(certification(label=-1, radius=0.0, reason=reason), "abstains", 0.001, "dog")
-    assert "1,900 have no class, as their logits are too close or no numbers" in text
+    assert "1,900 have no class: their outputs are too close or no numbers" in text
     assert "do not help" not in text
 
 
@@ -147,9 +147,21 @@ def test_the_region_of_bands_is_no_ball() -> None:
     levels = Bands((3, 32, 32), 4, chroma=3.0, smooth=1.5, detail=0.5)
     found = certification(radius=0.5, certificate="banded", bands=levels)
     text, patches = region_sentences(found, (3, 32, 32))
-    assert "semi-axes of 3.000 along changes of colour, 1.500 along brightness that is" in text
-    assert "what is said of patches is of the ball inside" in text
+    assert text == (
+        "The certified region is an ellipsoid with these semi-axes: along changes of colour 3.000, "
+        "along brightness that is constant in blocks of 4 pixels 1.500, along detail 0.500. What "
+        "is said of patches is of the ball inside."
+    )
     assert "any one patch" in patches
+
+
+def test_bands_without_a_dimension_are_not_named() -> None:
+    grey = Bands((1, 8, 8), 1, chroma=3.0, smooth=1.5, detail=0.5)
+    found = certification(radius=0.5, certificate="banded", bands=grey)
+    text, _ = region_sentences(found, (1, 8, 8))
+    assert "colour" not in text
+    assert "detail" not in text
+    assert "blocks of 1 pixels 1.500. What" in text
 
 
 def test_on_a_grid_every_sentence_is_about_images_on_it() -> None:

@@ -75,13 +75,18 @@ class Bands:
         )
 
     @property
-    def axes(self) -> dict[float, int]:
-        """The semi-axes, and how many dimensions have each; parts without a dimension have none."""
+    def dimensions(self) -> tuple[int, int, int]:
+        """How many dimensions colour, smooth luma and its detail have."""
         channels, height, width = self.shape
         blocks = math.ceil(height / self.block) * math.ceil(width / self.block)
-        counts = ((channels - 1) * height * width, blocks, height * width - blocks)
+        return (channels - 1) * height * width, blocks, height * width - blocks
+
+    @property
+    def axes(self) -> dict[float, int]:
+        """The semi-axes, and how many dimensions have each; parts without a dimension have none."""
         found: dict[float, int] = {}
-        for axis, count in zip((self.chroma, self.smooth, self.detail), counts, strict=True):
+        semi_axes = self.chroma, self.smooth, self.detail
+        for axis, count in zip(semi_axes, self.dimensions, strict=True):
             if count:
                 found[axis] = found.get(axis, 0) + count
         return found

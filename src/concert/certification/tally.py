@@ -85,8 +85,8 @@ class Tally:
         needed = draws_to_certify(k / self.n, alpha)
         if 2 * k <= self.n < 2 * (k + undecided):
             advice = (
-                "the logits of undecided votes are closer than the vote margin, or no numbers: "
-                "check the classifier and the scale of its logits"
+                "the logits of undecided votes, or the scores of their codebook's maps, are closer "
+                "than a margin, or no numbers: check the networks and the scale of their outputs"
             )
         elif 2 * k <= self.n:
             advice = "no n certifies a vote share of at most 1/2"

@@ -29,8 +29,12 @@ SOURCES: Final = (
     "what each run cost."
 )
 # Files of an earlier report that this one may not have.
-CHANGING: Final = ("figure-*.png", "paper.csv", "paper.md", "paper.tex", "gradient_variance.csv")
-CHANGING_OF_ATTACKS: Final = ("verdict.csv", "verdict.md")
+OF_RUNS: Final = (
+    *REPORT_FILES,
+    *("runs.csv", "table8.csv", "table9.csv", "gradient_variance.csv", "figure-*.png"),
+    *("paper.csv", "paper.md", "paper.tex"),
+)
+OF_ATTACKS: Final = (*REPORT_FILES, "verdict.csv", "verdict.md")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     found = read_logs(comparison)
     certified, logs = found.runs, found.logs
     if not logs:
+        _remove_others(out, OF_RUNS, [])
         name, why = next(iter(found.missing.items()))
         raise ConcertError(
             f"no run has been certified ({name}: {why}): see train.log and certify.log in the "
@@ -113,7 +118,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     for name, content in contents.items():
         write_atomically(out / name, content)
     files += [out / name for name in contents]
-    _remove_others(out, CHANGING, files)
+    _remove_others(out, OF_RUNS, files)
     return files
 
 
@@ -140,24 +145,22 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
         missing |= {f"{name}, attack {plan.name}": why for name, why in found.missing.items()}
         written: list[Path] = []
         try:
-            written = _write_attack(plan, found, out / plan.name)
+            if found.logs:
+                written += write_report(found.logs, out / plan.name, notes=found.notes())
+            written += _write_verdict(plan, found, out / plan.name)
         except ConcertError as error:
             missing[f"attack {plan.name}"] = str(error)
-        outdated = CHANGING_OF_ATTACKS if found.logs else (*CHANGING_OF_ATTACKS, *REPORT_FILES)
-        _remove_others(out / plan.name, outdated, written)
+        _remove_others(out / plan.name, OF_ATTACKS, written)
         files += written
     return files, missing
 
 
-def _write_attack(plan: AttackPlan, found: Certified, out: Path) -> list[Path]:
-    if not found.logs:
-        return []
-    files = write_report(found.logs, out, notes=found.notes())
+def _write_verdict(plan: AttackPlan, found: Certified, out: Path) -> list[Path]:
     by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
     first = by_name.pop(plan.first, None)
-    if first is not None and by_name:
-        files += write_verdict(verdict_table(first, list(by_name.values())), out)
-    return files
+    if first is None or not by_name:
+        return []
+    return write_verdict(verdict_table(first, list(by_name.values())), out)
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:

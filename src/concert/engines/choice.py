@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from concert.engines.base import Engine
-from concert.engines.inference import ALONE, check_rows_alone
 from concert.engines.onnx_engines import OnnxRuntimeEngine, OpenVINOEngine
 from concert.engines.torch_engines import CompiledEngine, EagerEngine, noisy_probe
 from concert.errors import ConcertError, nearest
@@ -117,14 +116,6 @@ def build_engine(
             f"engine '{choice.name}' runs on a processor only: pass --accelerator cpu, or "
             "`concert export RUN --engine torch-compile`"
         )
-    probe = noisy_probe(shape, ALONE)
-    check_rows_alone(_exported(choice, shape, len(probe), threads), probe, "exported network")
-    return _exported(choice, shape, batch_size, threads)
-
-
-def _exported(
-    choice: EngineChoice, shape: tuple[int, int, int], batch_size: int, threads: int
-) -> Engine:
     assert choice.file is not None
     if choice.name.startswith("onnxruntime"):
         return OnnxRuntimeEngine(choice.file, choice.precision, threads)

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from concert.engines.choice import CHOICE, NETWORK, EngineChoice, build_engine, check_engine
-from concert.engines.inference import dtype_of
+from concert.engines.inference import check_rows_alone, dtype_of, private_copy
 from concert.engines.onnx_engines import INPUT, OUTPUT, optional
-from concert.engines.torch_engines import check_drift
+from concert.engines.torch_engines import check_drift, drift_of, noisy_probe
 from concert.errors import ConcertError
 from concert.files import write_atomically
 
@@ -63,7 +64,7 @@ def export_engine(
     """
     check_engine(name)
     shape: tuple[int, int, int] = tuple(noisy.shape[1:])  # type: ignore[assignment]
-    classifier = copy.deepcopy(classifier).eval()
+    classifier = private_copy(classifier)
     content = b""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / NETWORK
@@ -163,6 +164,7 @@ def compare(
     shape: tuple[int, int, int] = tuple(noisy.shape[1:])  # type: ignore[assignment]
     device = next((p.device for p in classifier.parameters()), torch.device("cpu"))
     engine = build_engine(choice, classifier, shape, num_classes, device, tolerance, BATCH, 1)
+    check_rows_alone(engine, noisy_probe(shape, BATCH).to(device), "network")
     whole = len(noisy) // BATCH * BATCH
     with torch.inference_mode():
         batches = [batch.to(device) for batch in torch.split(noisy[:whole], BATCH)]
@@ -172,6 +174,11 @@ def compare(
     if choice.precision == "float32":
         drift = check_drift(choice.name, got, wanted)
     else:
-        drift = float((got - wanted).abs().max())
+        drift = drift_of(got, wanted)
+        if not math.isfinite(drift):
+            raise ConcertError(
+                f"engine '{choice.name}' gives logits that are no numbers, as of classes ruled out "
+                "by minus infinity: use an engine of float32"
+            )
     votes = int((got.argmax(dim=1) != wanted.argmax(dim=1)).sum())
     return ExportResult(choice, drift, votes, whole)

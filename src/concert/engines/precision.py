@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+
+from concert.errors import ConcertError
 
 # A setting of the process: of which object, its name, and its value for full precision.
 Setting = tuple[Any, str, Any]
@@ -28,15 +32,33 @@ class _Matmul:
 
 def settings_of(device: torch.device) -> list[Setting]:
     """TensorFloat-32 of a GPU; bfloat16 of a processor, by oneDNN."""
+    backends: Any = torch.backends
     if device.type == "cuda":
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
-    if device.type != "cpu":
-        return []
-    parts = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv", "rnn")]
-    if any(part is None for part in parts):  # torch before 2.9
-        return [(_Matmul(), "precision", "highest")]
+        older = [(part, "allow_tf32", False) for part in (backends.cudnn, backends.cuda.matmul)]
+        # These may not be read once the newer ones have been set, nor by others if we set those.
+        with contextlib.suppress(RuntimeError):
+            for part, name, _ in older:
+                getattr(part, name)
+            return older
+        parts = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
+    elif device.type == "cpu":
+        if not hasattr(backends.mkldnn, "conv"):
+            return [(_Matmul(), "precision", "highest")]
+        parts = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    else:
+        parts = []
     return [(part, "fp32_precision", "ieee") for part in parts]
+
+
+def check_environment() -> None:
+    """Refuse fewer bits by oneDNN's own setting: nothing takes it back in a running process."""
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+        mode = os.environ.get(name, "")
+        if mode.upper() not in ("", "STRICT"):
+            raise ConcertError(
+                f"{name}={mode} makes float32 arithmetic keep fewer bits than a certificate may "
+                "rest on: unset it"
+            )
 
 
 @dataclass
@@ -55,8 +77,11 @@ _USES: Final[dict[str, _Use]] = {}
 def full_precision(device: torch.device) -> Iterator[None]:
     """Without number formats of fewer bits, which drift far beyond the vote margin.
 
-    The settings are the process's: they come back when the last of all that run has ended.
+    The settings are the process's: they come back when the last of all that run has ended. Raises
+    ConcertError if the environment asks for fewer bits on a processor.
     """
+    if device.type == "cpu":
+        check_environment()
     with _LOCK:
         use = _USES.setdefault(device.type, _Use())
         if use.users == 0:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from concert.engines.base import Engine
-from concert.engines.inference import dtype_of, inference_copy, twin
+from concert.engines.inference import dtype_of, inference_copy, largest_finite, twin
 from concert.engines.rewriting import is_rewritten
 from concert.errors import ConcertError
 
@@ -26,9 +26,14 @@ def noisy_probe(shape: tuple[int, int, int], count: int = 8) -> Tensor:
     return probe + 0.25 * torch.randn(probe.shape, generator=generator)
 
 
+def drift_of(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference of two engines' logits (B, K); infinities that agree differ by 0."""
+    return float(torch.where(got == wanted, 0.0, (got - wanted).abs()).max())
+
+
 def check_drift(name: str, got: Tensor, wanted: Tensor) -> float:
-    """The largest difference of two engines' logits (B, K); refuses one that is no rounding."""
-    drift, scale = float((got - wanted).abs().max()), float(wanted.abs().max())
+    """`drift_of`; refuses one that is no rounding."""
+    drift, scale = drift_of(got, wanted), largest_finite(wanted)
     if not drift <= ROUNDING * max(1.0, scale):
         raise ConcertError(
             f"engine '{name}' gives logits that differ by {drift:.2g} from the trained network's, "

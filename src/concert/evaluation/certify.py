@@ -15,6 +15,7 @@ import yaml
 
 from concert.certification.procedure import Procedure
 from concert.data import ImageSet, subset_indices
+from concert.data.known import KNOWN
 from concert.errors import ConcertError
 from concert.recipes.building import Description
 from concert.records.parts import shared_log
@@ -121,7 +122,7 @@ def check_run(
     if images.shape != description.shape:
         raise ConcertError(
             f"the model takes images of shape {description.shape} (channels, height, width), "
-            f"{images.name} has {images.shape}{shape_hint(description.shape, images.shape)}"
+            f"{images.name} has {images.shape}{shape_hint(description.shape, images)}"
         )
     if images.num_classes != description.num_classes:
         raise ConcertError(
@@ -131,12 +132,18 @@ def check_run(
     smoothed.noise.accept(images.images(subset_indices(len(images), settings.subset)[:1]))
 
 
-def shape_hint(wanted: Sequence[int], shape: Sequence[int]) -> str:
-    """What makes images of `shape` fit, where something does."""
-    if (wanted[0], shape[0]) == (3, 1):
-        return ": a folder is grey if all pictures of its split are, so store them all as RGB"
-    fits = shape[0] == wanted[0] and wanted[1] == wanted[2]
-    return f": resize them with --data.size {wanted[1]}" if fits else ""
+def shape_hint(wanted: Sequence[int], images: ImageSet) -> str:
+    """What makes images fit a model of the `wanted` shape (C, H, W), where something does."""
+    advice = []
+    if images.shape[0] != wanted[0]:
+        if (wanted[0], images.shape[0]) != (3, 1) or images.name in KNOWN:
+            return ""
+        advice.append("store them all as RGB, for pictures are grey if all of their split are")
+    if images.shape[1:] != tuple(wanted[1:]):
+        if wanted[1] != wanted[2]:
+            return ""
+        advice.append(f"resize them with --data.size {wanted[1]}")
+    return f": {', and '.join(advice)}"
 
 
 def certify_data(

@@ -224,7 +224,7 @@ def _folder_and_file(log: LoadedLog) -> str:
 def _where(log: LoadedLog, logs: Sequence[LoadedLog]) -> str:
     """All of a log's path that the logs do not share."""
     shared = os.path.commonpath([each.path.resolve().parent for each in logs])
-    return (log.path.resolve().parent.relative_to(shared) / _file(log)).as_posix()
+    return (log.path.resolve().parent.relative_to(shared) / log.path.name).as_posix()
 
 
 def _folder(log: LoadedLog) -> str:

@@ -58,7 +58,7 @@ def certified_sentence(guarantee: Guarantee, certificate: str, alpha: float | No
         if alpha is None
         else f"With probability at least 1 - {alpha:g} over the draws made for this image, "
     )
-    every = "every image of 8 bits" if certificate == GRID_CERTIFICATE else "every image"
+    every = "every image" + (" on the noise's grid" if certificate == GRID_CERTIFICATE else "")
     return _CERTIFIED[guarantee].format(surely=surely, every=every)
 
 
@@ -103,7 +103,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
         text += f". This proves a share of at least {share} %, and more than 50 % is needed"
     if advice.startswith("the logits of undecided"):
         return (
-            f"{text}. {int(undecided):,} have no class, as their logits are too close or no numbers"
+            f"{text}. {int(undecided):,} have no class: their outputs are too close or no numbers"
         )
     if advice.startswith("no n certifies"):
         return f"{text}. More noisy copies do not help while at most half vote for it"
@@ -158,13 +158,17 @@ def percent(share: float) -> str:
 
 def _region(certification: Certification) -> str:
     if certification.bands is not None:
-        levels = certification.bands
+        bands = certification.bands
+        parts = (
+            f"along changes of colour {radius_text(bands.chroma)}",
+            f"along brightness that is constant in blocks of {bands.block} pixels "
+            f"{radius_text(bands.smooth)}",
+            f"along detail {radius_text(bands.detail)}",
+        )
+        there = [part for part, count in zip(parts, bands.dimensions, strict=True) if count]
         return (
-            "the certified region is an ellipsoid with semi-axes of "
-            f"{radius_text(levels.chroma)} along changes of colour, {radius_text(levels.smooth)} "
-            f"along brightness that is constant in blocks of {levels.block}, and "
-            f"{radius_text(levels.detail)} along detail; what is said of patches is of the ball "
-            "inside."
+            f"the certified region is an ellipsoid with these semi-axes: {', '.join(there)}. What "
+            "is said of patches is of the ball inside."
         )
     if certification.axes is None or is_ball(certification.radius, certification.axes):
         return "the certified region is the ball."

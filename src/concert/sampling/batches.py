@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from concert.deferred import Check, deferred_checks
-from concert.engines.inference import ALONE, check_rows_alone, twin
+from concert.engines.inference import check_rows_alone, twin
 from concert.engines.precision import full_precision
 from concert.engines.torch_engines import noisy_probe
 from concert.errors import ConcertError
@@ -48,7 +48,7 @@ class Batches:
         self._own = threading.local()
         generator = getattr(self.noise, "generator", None)
         if generator is not None:
-            probe = noisy_probe(shape, ALONE).to(device)
+            probe = noisy_probe(shape, batch_size).to(device)
             with full_precision(device):
                 check_rows_alone(generator, probe, "generator")
 

@@ -34,6 +34,7 @@ from concert.training.initial_weights import check_denoiser, settle_classifier, 
 from concert.training.run_claim import claim_folder
 from concert.training.sharing import any_of, check_precision, distributed, seeded, share_of
 from concert.training.state import EpochMetrics, TrainingState, learning_rate, make_optimizer
+from concert.training.subnormals import flushed_subnormals
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def train(recipe: Recipe, out: Path, watcher: Watcher | None = None) -> bool:
     fabric = make_fabric(
         settings.accelerator, settings.devices, settings.num_nodes, settings.precision
     )
-    with launch(fabric):
+    with flushed_subnormals(), launch(fabric):
         return _train(recipe, out, watcher or Watcher(), fabric)
 
 
