@@ -65,6 +65,7 @@ def run_demo(out: Path, quick: bool, console: Console) -> int:
             recipe = shortened(recipe)
         console.rule(f"{name}: training on digits")
         if not train_with_display(recipe, run, console):
+            console.print(f"stopped; `{command}` goes on from here")
             return INTERRUPTED
         console.rule(f"{name}: certifying held-out images")
         log_path = run / "certify.tsv"

@@ -26,7 +26,8 @@ class TeamEndedError(ConcertError):
 def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
     """The message for an unknown `name` of some `kind`, with the nearest valid one."""
     names = sorted(valid)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [each for each in names if name and each.startswith(f"{name}_")]
+    close += get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f": did you mean '{close[0]}'?" if close else "."
     if len(names) > MOST_NAMES and close:
         return f"unknown {kind} '{name}'{hint}"

@@ -65,6 +65,7 @@ class Parser(ArgumentParser):
 
 def _one_line(message: str, parser: ArgumentParser) -> str:
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
     unknown = re.search(r"[Uu]nrecognized arguments: (--\S+?)(?:[= ]|$)", text)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
@@ -78,7 +79,8 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     if key:
         path = f"{key[1]}.{key[2]}".strip(".")
         names = [action.dest for action in parser._actions]
-        close = get_close_matches(path, names, n=1)
+        close = [name for name in names if name.startswith(f"{path}_")]
+        close += get_close_matches(path, names, n=1)
         hint = f": did you mean '{close[0]}'?" if close else ""
         return f"unknown setting '{path}'{hint} See `{parser.prog} --help`"
     return f"{text} (see `{parser.prog} --help`)"

@@ -72,6 +72,9 @@ def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
         assert ("--trust" in flags) == ("classifier" in changed)
         assert ("--data.path" in flags) == (made.data.name == "my images")
     assert (made.objective.name, made.classifier.denoiser) == ("denoise", "dncnn")
+    # The second is not refused because the first has made its folder.
+    outs = [shlex.split(flags)[shlex.split(flags).index("--out") + 1] for _, flags in commands]
+    assert len({*outs, str(RUN)}) == 3
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ ONE, BOX = {"recipe": "cohen.yaml"}, {"recipe": "concert.yaml"}
     [
         ({"runs": []}, "must have a list 'runs'"),
         ({"runs": [{"name": "x"}]}, "needs a 'recipe'"),
-        ({"runs": ["nowhere.yaml"]}, "no such recipe file"),
+        ({"runs": ["nowhere.yaml"]}, "spec.yaml: no such recipe file"),
+        ({"runs": None, "run": ["cohen.yaml"]}, "unknown key 'run': did you mean 'runs'"),
         ({"runs": ["cohen.yaml", "cohen.yaml"]}, "two runs are called 'cohen'"),
         ({"runs": [ONE | {"nmae": "x"}]}, "did you mean 'name'"),
         ({"runs": [ONE | {"name": "../x"}]}, "name of a folder"),

@@ -235,6 +235,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "strange": (lambda: {"weights": 3}, {}, "'weights' is no tensor"),
     "empty": (lambda: {"net": {}}, {}, "it is empty"),
     "unknown": (lambda: {"a.weight": torch.zeros(2)}, {}, "of none of lenet"),
+    "normalisation": (
+        lambda: {"0.means": torch.zeros(1), **published(LeNet(), "1.")["state_dict"]},
+        {},
+        r"before the network \(0\.means\): if they are a normalisation's",
+    ),
+    "classes": (
+        lambda: LeNet(num_classes=7).state_dict(),
+        {},
+        r"mnist has \(1, 28, 28\) in 10: give another --data\.name",
+    ),
     "short": (lambda: damaged("short"), {}, "has no 'fc2.bias'"),
     "long": (lambda: damaged("long"), {}, "'fc3.weight' is not in"),
     "shape": (lambda: damaged("shape"), {}, r"'conv2.bias' has shape \(7,\), not \(50,\)"),

@@ -102,9 +102,9 @@ def run(options: Any, argv: list[str]) -> int:
 
 UNTRAINED: Final = (
     "of the first {images} images {what}: the classifier does not seem to be trained with this "
-    "noise. Fine-tune it: concert train {recipe} --init {run}{flags}; or put a denoiser before it: "
-    "concert train {recipe} --init {run}{flags} --objective.name denoise "
-    "--classifier.denoiser dncnn"
+    "noise. Fine-tune it: concert train {recipe} --init {run}{flags} --out {run}-tuned; or put a "
+    "denoiser before it: concert train {recipe} --init {run}{flags} --objective.name denoise "
+    "--classifier.denoiser dncnn --out {run}-denoised"
 )
 
 

@@ -87,15 +87,18 @@ class ComparisonDisplay(LiveRow):
             if step.name not in self.done:
                 self.done.add(step.name)
                 if step.seconds is not None:
-                    said = "done" if step.code == 0 else f"ended with {step.code}"
+                    stopped = step.code in (INTERRUPTED, -signal.SIGINT)
+                    said = "stopped" if stopped else "done" if step.code == 0 else "failed"
                     self.console.print(f"{step.name}: {said} after {step.seconds:.0f} s")
         left, everything = progress.seconds_left()
-        at_least = "" if everything else "more than "
+        clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+        if not everything:
+            clock = f"more than {clock}" if left else "not known yet"
         running = (f"{step.name} {step.done:.0%}" for step in progress.running())
         row = [
             ("done", f"{len(ended)}/{len(progress.steps)}"),
             ("running", ", ".join(running)),
-            ("time left", f"{at_least}{int(left) // 60}:{int(left) % 60:02d}"),
+            ("time left", clock),
         ]
         # An interrupt is passed on to the processes first, and they are waited for.
         if not self.stop.asked:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.console import make_console
+from concert.data.known import KNOWN
 from concert.foreign.importing import ImportSettings, import_checkpoint
 from concert.foreign.weights import Normalization
 from concert.import_paths import import_from_here
@@ -95,6 +96,8 @@ def run(options: Any, argv: list[str]) -> int:
         f"imported: {options.out}, {made.classifier['name']} for {channels}x{height}x{width} "
         f"images of {made.num_classes} classes, {normalised}, sigma {options.sigma:g}"
     )
-    trust = "" if options.classifier.name is None else " --trust"
-    console.print(f"next: concert certify {shlex.quote(str(options.out))}{trust}")
+    more = "" if options.classifier.name is None else " --trust"
+    if made.data not in KNOWN and options.data.path is None:
+        more += " --data.path FOLDER"
+    console.print(f"next: concert certify {shlex.quote(str(options.out))}{more}")
     return 0

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
 from concert.comparison.attack_plans import plan_attacks
@@ -26,6 +24,7 @@ from concert.comparison.checks import check_log, check_settings
 from concert.comparison.given import Part, certification, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
+from concert.comparison.written import read_yaml
 from concert.errors import ConcertError
 from concert.recipes.building import check_noise_settings
 from concert.recipes.shipped import find_recipe, find_spec, recipes_folder
@@ -49,13 +48,11 @@ def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison
     written, also where `out` holds a run of another recipe or a log of other settings.
     """
     file = find_spec(name)
-    try:
-        text = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConcertError(f"cannot read {file}: {str(error).splitlines()[0]}") from None
+    text = read_yaml(file)
+    if isinstance(text, dict):
+        check_keys(file, text, PARTS)
     if not isinstance(text, dict) or not isinstance(text.get("runs"), list) or not text["runs"]:
         raise ConcertError(f"{file} must have a list 'runs' of recipes")
-    check_keys(file, text, PARTS)
     whole = {"jobs": text.get("jobs", 1), "threads": text.get("threads", 1)}
     for key, value in whole.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -99,7 +96,10 @@ def _entry(file: Path, entry: Any) -> _Entry:
     if not isinstance(entry, dict) or not isinstance(entry.get("recipe"), str):
         raise ConcertError(f"{file}: each of 'runs' needs a 'recipe', got {entry}")
     check_keys(file, entry, RUN_PARTS)
-    recipe = find_recipe(entry["recipe"])
+    try:
+        recipe = find_recipe(entry["recipe"])
+    except ConcertError as error:
+        raise ConcertError(f"{file}: {error}") from None
     name = entry.get("name", recipe.stem)
     if not is_safe(name) or name == REPORT:
         raise ConcertError(f"{file}: '{name}' cannot be the name of a folder: choose another name")

@@ -100,6 +100,12 @@ def recognize(tensors: Tensors, size: int | None = None) -> Architecture:
     # A name that is not there, or a tensor of too few dimensions or of none of the features.
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass
+    first = [name for name in tensors if name.startswith("0.")]
+    if first and all(name.startswith(("0.", "1.")) for name in tensors):
+        raise ConcertError(
+            f"the checkpoint has tensors of what stands before the network ({', '.join(first)}): "
+            "if they are a normalisation's, leave them out of the file and give --mean and --std"
+        )
     raise ConcertError(
         f"the checkpoint's tensors ({', '.join(list(tensors)[:3])}, ...) are of none of lenet, "
         "resnet20, resnet110 and resnet50: give the classifier by --classifier.name module.Class"

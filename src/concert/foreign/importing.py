@@ -190,8 +190,9 @@ def _check_data(
     if (found.shape, found.num_classes) != (known.shape, known.num_classes):
         raise ConcertError(
             f"the network takes images of shape {found.shape} in {found.num_classes} classes, "
-            f"{data} has {known.shape} in {known.num_classes}: leave out --input_size, or give "
-            "another --data.name"
+            f"{data} has {known.shape} in {known.num_classes}: "
+            f"{'leave out --input_size, or ' if settings.input_size else ''}give another "
+            "--data.name"
         )
 
 

@@ -30,21 +30,26 @@ def find_spec(name: str) -> Path:
     shipped = name.removeprefix("configs/").removesuffix(".yaml")
     if shipped in spec_names():
         return recipes_folder() / f"{shipped}.yaml"
+    if _is_path(name):
+        raise ConcertError(f"no such file: {name}")
     raise ConcertError(nearest("comparison", shipped, spec_names()))
 
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given by path, or by the name of a shipped one."""
-    path = Path(name)
-    if path.is_file():
-        return path
+    if Path(name).is_file():
+        return Path(name)
     shipped = name.removeprefix("configs/").removesuffix(".yaml")
     candidate = recipes_folder() / f"{shipped}.yaml"
     if candidate.is_file():
         return candidate
-    if path.suffix in (".yaml", ".yml") and not name.startswith("configs/"):
+    if _is_path(name):
         raise ConcertError(f"no such recipe file: {name}")
     raise ConcertError(nearest("recipe", shipped, recipe_names()))
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and not name.startswith("configs/")
 
 
 def _names() -> list[str]:
