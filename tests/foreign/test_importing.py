@@ -240,7 +240,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
         {},
         r"before the network \(0\.means\): if they are a normalisation's",
     ),
-    "classes": (
+    "other classes": (
         lambda: LeNet(num_classes=7).state_dict(),
         {},
         r"mnist has \(1, 28, 28\) in 10: give another --data\.name",
