@@ -279,7 +279,7 @@ MISTAKES = [
     (["train", "--print_config", "nowhere.yaml"], "no such recipe file"),
     (["compare", "nowhere.yaml"], "no such file: nowhere.yaml"),
     (["compare", "compare/mnits"], "did you mean 'compare/mnist'"),
-    (["train", "mnist/cohen-0.5-cpu", "--training.epochs", "many"], "Expected a int."),
+    (["train", "mnist/cohen-0.5-cpu", "--training.epochs", "many"], "Expected int."),
     (["train", "mnist/macer-0.5-cpu", "--objective.lambda", "3"], "'--objective.lambda_weight'"),
 ]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import math
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -774,29 +777,33 @@ def test_modules_of_all_kinds() -> None:
 class Follows(nn.Module):
     """All images of a batch are put into the class of one of them, or of a neighbour.
 
-    In batches of more than `least`; a third class is ruled out where it is `masked`.
+    In batches of more than `least`; `third` is the logit of a third class, which has no vote.
     """
 
-    def __init__(self, row: int | None, least: int = 0, masked: bool = False) -> None:
+    def __init__(self, row: Any, least: int = 0, third: float = -9.0) -> None:
         super().__init__()
-        self.row, self.least, self.masked = row, least, masked
+        self.row, self.least, self.third = row, least, third
 
     def forward(self, images: Tensor) -> Tensor:
         score = images.flatten(1).mean(dim=1) - 0.5
         if len(images) > self.least:
-            score = score.roll(1) if self.row is None else score[self.row].expand(len(images))
-        third = torch.full_like(score, -math.inf if self.masked else -9.0)
-        return torch.stack([score, -score, third], dim=1)
+            ways = {"neighbour": score.roll(1), "mirror": score.flip(0)}
+            ways["far"] = score.roll(len(score) // 2)
+            ways["four"] = score.view(-1, 4).flip(1).flatten() if len(score) % 4 == 0 else score
+            score = ways[self.row] if self.row in ways else score[self.row].expand(len(images))
+        return torch.stack([score, -score, torch.full_like(score, self.third)], dim=1)
 
 
-@pytest.mark.parametrize("row", [0, 1, -1, None])
-@pytest.mark.parametrize("least", [0, 8])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("row", [0, 1, -1, "neighbour", "mirror", "far", "four"])
+@pytest.mark.parametrize(("least", "third"), [(0, -9.0), (8, -math.inf), (8, -1e9), (8, -1e5)])
+@pytest.mark.parametrize("batch_size", [16, 256])
 def test_a_classifier_that_follows_another_row_is_refused(
-    row: int | None, least: int, masked: bool
+    row: Any, least: int, third: float, batch_size: int
 ) -> None:
     """As the votes are counted: in batches of that size, whatever smaller ones give."""
-    smoothed = SmoothedClassifier(Follows(row, least, masked), IsotropicNoise(0.5), 3)
+    sampling = SamplingSettings(batch_size)
+    follows = Follows(row, least, third)
+    smoothed = SmoothedClassifier(follows, IsotropicNoise(0.5), 3, sampling=sampling)
     with pytest.raises(ConcertError, match="depends on the other images of its batch"):
         smoothed.certify(torch.full((1, 1, 1, 1), 0.52), n=100)
 
@@ -973,37 +980,66 @@ def test_a_process_of_lower_precision_gets_the_same_votes() -> None:
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
-def test_an_environment_of_lower_precision_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Nothing in a running process takes it back, for convolutions."""
-    smoothed = SmoothedClassifier(
-        nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), IsotropicNoise(0.5), 2
-    )
-    monkeypatch.setenv(name, "BF16")
-    with pytest.raises(ConcertError, match=f"{name}=BF16 .* unset it"):
-        smoothed.certify(torch.rand(1, 1, 2, 2), n=100)
-    monkeypatch.setenv(name, "strict")
-    smoothed.certify(torch.rand(1, 1, 2, 2), n=100)
+FEWER_BITS = """
+import os, torch
+from concert import IsotropicNoise, SmoothedClassifier
+from concert.engines.precision import full_precision, rounding_of_this_processor
+from concert.errors import ConcertError
+
+def certify():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    try:
+        SmoothedClassifier(network, IsotropicNoise(0.5), 2).certify(torch.rand(1, 1, 2, 2), n=100)
+    except ConcertError as error:
+        return str(error)
+    return "certified"
+
+first = certify()
+os.environ.pop("ONEDNN_DEFAULT_FPMATH_MODE", None)  # it stays in force
+print(rounding_of_this_processor() > 1e-4, first == certify(), first)
+"""
+
+
+@pytest.mark.parametrize("mode", ["BF16", "STRICT"])
+def test_a_process_whose_convolutions_keep_fewer_bits_is_refused(mode: str) -> None:
+    environment = os.environ | {"ONEDNN_DEFAULT_FPMATH_MODE": mode}
+    said = subprocess.run(
+        [sys.executable, "-c", FEWER_BITS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    # A processor without bfloat16 keeps all bits, whatever is asked for.
+    fewer = said.startswith("True")
+    assert fewer <= (mode == "BF16")
+    assert said.split()[1] == "True"
+    assert ("unset ONEDNN_DEFAULT_FPMATH_MODE and start again" in said) == fewer
+    assert ("certified" in said) != fewer
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
-@pytest.mark.parametrize("chosen", ["ieee", "tf32"])
-def test_the_new_settings_of_precision_come_back(chosen: str) -> None:
-    """The older names raise once these differ among themselves."""
-    backends: Any = torch.backends
-    parts = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
-    before = [part.fp32_precision for part in parts]
-    try:
-        parts[0].fp32_precision = chosen
-        wanted = [part.fp32_precision for part in parts]
-        with full_precision(torch.device("cuda")):
-            assert {part.fp32_precision for part in parts} <= {"ieee", "none"}
-        assert [part.fp32_precision for part in parts] == wanted
-    finally:
-        for part, value in zip(parts, before, strict=True):
-            part.fp32_precision = value
+@pytest.mark.parametrize("parent", ["none", "torch", "cudnn"])
+@pytest.mark.parametrize("own", ["none", "ieee", "tf32"])
+@pytest.mark.parametrize("legacy", ["highest", "high"])
+def test_no_setting_of_a_graphics_card_leaves_tf32_on(parent: str, own: str, legacy: str) -> None:
+    """In a process of its own: what torch made of them before does not come back."""
+    code = f"""
+import torch
+from concert.engines.precision import full_precision
+backends = torch.backends
+parts = backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+if {parent!r} != "none":
+    {{"torch": backends, "cudnn": backends.cudnn}}[{parent!r}].fp32_precision = "tf32"
+torch.set_float32_matmul_precision({legacy!r})
+if {own!r} != "none":
+    parts[0].fp32_precision = {own!r}
+before = [part.fp32_precision for part in parts]
+with full_precision(torch.device("cuda")):
+    assert all(part.fp32_precision != "tf32" for part in parts), "tf32 is on"
+assert [part.fp32_precision for part in parts] == before, "it did not come back"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_precision_comes_back_when_the_last_user_ends() -> None:

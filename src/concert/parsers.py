@@ -65,7 +65,7 @@ class Parser(ArgumentParser):
 
 def _one_line(message: str, parser: ArgumentParser) -> str:
     text = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    text = re.sub(r"(?:a )?<class '([\w.]+)'>", r"\1", text)
     unknown = re.search(r"[Uu]nrecognized arguments: (--\S+?)(?:[= ]|$)", text)
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]

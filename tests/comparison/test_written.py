@@ -22,8 +22,11 @@ def read(folder: Path, text: str) -> object:
     [
         ("runs:\n- {recipe: a, name: b, name: c}", "line 2: 'name' is there twice"),
         ("set:\n  a.b: 1\n  a.b: 2", "line 3: 'a.b' is there twice"),
-        ("runs:\n- {recipe: a\n", "line 3: expected ',' or '}'"),
+        ("runs:\n- {recipe: a\n", "line 3: while parsing a flow mapping, expected ',' or '}'"),
         ("runs: \x07", "unacceptable character"),
+        ("0x10: a\n16: b", "line 2: '16' is there twice"),
+        ("runs: 2024-13-45", "month"),
+        ("a: 1\n---\nb: 2", "expected a single document in the stream, but found"),
     ],
 )
 def test_mistakes_have_their_line(tmp_path: Path, text: str, message: str) -> None:

@@ -189,6 +189,11 @@ def test_a_class_that_is_ruled_out_is_no_drift(network: torch.nn.Module, tmp_pat
 def test_infinities_that_differ_are_drift() -> None:
     wanted = torch.tensor([[1.0, -torch.inf]])
     assert check_drift("engine", wanted.clone(), wanted) == 0
+    # Of a class that is ruled out nothing is drift, and it hides none.
+    ruled_out = torch.tensor([[2.0, 1.0, -1e9]])
+    assert check_drift("engine", ruled_out - torch.tensor([0.0, 0.0, 64.0]), ruled_out) == 0
+    with pytest.raises(ConcertError, match="no rounding"):
+        check_drift("engine", torch.tensor([[1.0, 2.0, -1e9]]), ruled_out)
     for other in (0.0, torch.inf, torch.nan):
         with pytest.raises(ConcertError, match="no rounding"):
             check_drift("engine", torch.tensor([[1.0, other]]), wanted)

@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "normalisation": (
         lambda: {"0.means": torch.zeros(1), **published(LeNet(), "1.")["state_dict"]},
         {},
-        r"before the network \(0\.means\): if they are a normalisation's",
+        r"is before the network \(0\.means\): if they are a normalisation's",
     ),
     "other classes": (
         lambda: LeNet(num_classes=7).state_dict(),

@@ -93,7 +93,7 @@ class ComparisonDisplay(LiveRow):
         left, everything = progress.seconds_left()
         clock = f"{int(left) // 60}:{int(left) % 60:02d}"
         if not everything:
-            clock = f"more than {clock}" if left else "not known yet"
+            clock = f"more than {clock}" if int(left) else "not known yet"
         running = (f"{step.name} {step.done:.0%}" for step in progress.running())
         row = [
             ("done", f"{len(ended)}/{len(progress.steps)}"),

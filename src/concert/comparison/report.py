@@ -125,7 +125,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
 def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) -> None:
     """Remove the files of an earlier report that are not among those written."""
     for file in (file for pattern in patterns for file in out.glob(pattern)):
-        if file not in written:
+        if file not in written and file.is_file():
             file.unlink()
 
 

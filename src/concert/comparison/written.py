@@ -20,11 +20,12 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.tag != _MERGE and isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                value = self.construct_object(key)
+                if value in seen:
                     raise yaml.MarkedYAMLError(
                         problem=f"'{key.value}' is there twice", problem_mark=key.start_mark
                     )
-                seen.add(key.value)
+                seen.add(value)
         return node
 
 
@@ -36,6 +37,8 @@ def read_yaml(file: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = "" if mark is None else f", line {mark.line + 1}"
-        raise ConcertError(f"cannot read {file}{line}: {error.problem}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConcertError(f"cannot read {file}{line}: {said}") from None
+    # A ValueError: a date that is none, or bytes that are no text.
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConcertError(f"cannot read {file}: {str(error).splitlines()[0]}") from None

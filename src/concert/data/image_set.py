@@ -82,6 +82,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def resizable(self) -> bool:
+        """Whether the images can be had in another size: neither numbers nor the digits can."""
+        numbers = isinstance(self._images, Tensor) and self._images.dtype != torch.uint8
+        return self.name != "digits" and not numbers
+
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The images as stored: float32 (B, C, H, W) in [0, 1]; new memory every time."""
         chosen = self._checked_indices(indices)

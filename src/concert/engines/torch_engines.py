@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from concert.engines.base import Engine
-from concert.engines.inference import dtype_of, inference_copy, largest_finite, twin
+from concert.engines.inference import deciding, dtype_of, inference_copy, rounding, twin
 from concert.engines.rewriting import is_rewritten
 from concert.errors import ConcertError
-
-# Of float32 engines, relative to the largest logit; measured: up to 3e-6.
-ROUNDING: Final = 2e-5
 
 
 def noisy_probe(shape: tuple[int, int, int], count: int = 8) -> Tensor:
@@ -27,17 +24,18 @@ def noisy_probe(shape: tuple[int, int, int], count: int = 8) -> Tensor:
 
 
 def drift_of(got: Tensor, wanted: Tensor) -> float:
-    """The largest difference of two engines' logits (B, K); infinities that agree differ by 0."""
+    """The largest difference of two engines' logits (B, K), of those that can decide a vote."""
+    got, wanted = deciding(got), deciding(wanted)
     return float(torch.where(got == wanted, 0.0, (got - wanted).abs()).max())
 
 
 def check_drift(name: str, got: Tensor, wanted: Tensor) -> float:
     """`drift_of`; refuses one that is no rounding."""
-    drift, scale = drift_of(got, wanted), largest_finite(wanted)
-    if not drift <= ROUNDING * max(1.0, scale):
+    drift, most = drift_of(got, wanted), rounding(wanted)
+    if not drift <= most:
         raise ConcertError(
-            f"engine '{name}' gives logits that differ by {drift:.2g} from the trained network's, "
-            f"whose largest is {scale:.2g}: that is no rounding; use another engine"
+            f"engine '{name}' gives logits that differ by {drift:.2g} from the trained network's: "
+            f"that is no rounding, which would be {most:.2g} at most; use another engine"
         )
     return drift
 

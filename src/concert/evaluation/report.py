@@ -50,9 +50,8 @@ def write_report(
     numbers beside ours, attacks_paper.{csv,md}. `notes` stand first below every table and on the
     page.
 
-    The folder is created. Nothing is written unless everything could be computed; such files of an
-    earlier report that this one does not have are removed. Raises ConcertError for no logs, logs of
-    different data sets and a folder that cannot be written.
+    The folder is created. Nothing is written unless everything could be computed. Raises
+    ConcertError for no logs, logs of different data sets and a folder that cannot be written.
     """
     table = tables.comparison_table(logs, radii)
     grid = list(dict.fromkeys(map(float, tables.radius_grid(logs) if radii is None else radii)))
@@ -95,8 +94,6 @@ def write_report(
             write_atomically(
                 folder / name, content if isinstance(content, bytes) else content.encode()
             )
-        for name in set(FILES) - set(contents):
-            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise ConcertError(f"cannot write into {folder}: {error.strerror}") from error
     return [folder / name for name in contents]

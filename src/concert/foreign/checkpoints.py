@@ -101,10 +101,12 @@ def recognize(tensors: Tensors, size: int | None = None) -> Architecture:
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass
     first = [name for name in tensors if name.startswith("0.")]
-    if first and all(name.startswith(("0.", "1.")) for name in tensors):
+    # A number or so for each channel.
+    if first and all(tensors[name].numel() <= 4 for name in first):
         raise ConcertError(
-            f"the checkpoint has tensors of what stands before the network ({', '.join(first)}): "
-            "if they are a normalisation's, leave them out of the file and give --mean and --std"
+            f"the checkpoint has tensors of what is before the network ({', '.join(first[:3])}): "
+            "if they are a normalisation's, leave them out of the file and give --mean and --std; "
+            "else give the classifier by --classifier.name module.Class"
         )
     raise ConcertError(
         f"the checkpoint's tensors ({', '.join(list(tensors)[:3])}, ...) are of none of lenet, "

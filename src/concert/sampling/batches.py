@@ -27,6 +27,12 @@ from concert.sampling.votes import ballots, count, dips_below, sum_of
 from concert.streams import DRAWS_PER_BLOCK
 
 
+def whole_batch(shape: tuple[int, int, int], batch_size: int, device: torch.device) -> Tensor:
+    """Noisy images (B, C, H, W) in the memory of a batch of draws, to try a network on."""
+    probe = noisy_probe(shape, batch_size).to(device)
+    return probe.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
 class Batches:
     """Batches of `batch_size` draws under a noise model, for images of one shape.
 
@@ -47,8 +53,9 @@ class Batches:
         self.noise: NoiseModel = copy.deepcopy(noise).eval().requires_grad_(False).float()
         self._own = threading.local()
         generator = getattr(self.noise, "generator", None)
-        if generator is not None:
-            probe = noisy_probe(shape, batch_size).to(device)
+        # Of one lane, the generator looks at one image alone.
+        if generator is not None and self.noise.lanes > 1:
+            probe = whole_batch(shape, batch_size, device)
             with full_precision(device):
                 check_rows_alone(generator, probe, "generator")
 

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from concert.engines import Engine, EngineChoice, build_engine
 from concert.engines.inference import check_rows_alone
 from concert.engines.precision import full_precision
-from concert.engines.torch_engines import noisy_probe
 from concert.errors import ConcertError
 from concert.noise import NoiseModel
-from concert.sampling.batches import Batches
+from concert.sampling.batches import Batches, whole_batch
 from concert.sampling.crew import Crew, candidates
 from concert.sampling.mixing import drive
 from concert.sampling.settling import best_crew, bits, mixing_is_exact, same_bits
@@ -113,11 +112,10 @@ class Sampler:
         cores = torch.get_num_threads() if device.type == "cpu" else 1
         workers = settings.workers or cores
         self._crews = [self._crew(workers, max(1, cores // workers))]
-        # As the votes are counted: by this engine, in batches of this size.
-        probe = noisy_probe(shape, self.batch_size).to(device)
-        probe = probe.contiguous(memory_format=torch.channels_last)
+        # As the votes are counted: by this engine, in batches of this size, by a worker.
+        probe = whole_batch(shape, self.batch_size, device)
         with full_precision(device):
-            check_rows_alone(self.network, probe, "classifier")
+            self.crew.submit(check_rows_alone, self.network, probe, "classifier").result()
         if not self.choice.exported:
             # One network for any number of threads; its original may change or go.
             network = self.network

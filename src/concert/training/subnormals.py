@@ -17,12 +17,15 @@ _SMALLEST_NORMAL: Final = torch.finfo(torch.float32).tiny
 
 def are_flushed() -> bool:
     """Whether subnormal results of this thread are 0."""
-    return not bool(torch.tensor(_SMALLEST_NORMAL) * 0.5)
+    return not bool(torch.tensor(_SMALLEST_NORMAL, dtype=torch.float32, device="cpu") * 0.5)
 
 
 @contextmanager
 def flushed_subnormals() -> Iterator[None]:
-    """On a processor that can: for this thread, and for the intra-op threads it starts inside."""
+    """On a processor that can: for this thread, and for the intra-op threads that it starts inside.
+
+    Those keep it afterwards, and those started before do not have it: torch offers no other way.
+    """
     before = are_flushed()
     torch.set_flush_denormal(True)
     try:
