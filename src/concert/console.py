@@ -13,6 +13,11 @@ from rich.live import Live
 from rich.table import Table
 
 
+def clock(seconds: float) -> str:
+    """Minutes and whole seconds, as 12:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 class StopSignal:
     """Turns the first interrupt into a request to stop at a safe point; the second one raises."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Final
 
@@ -23,12 +23,17 @@ class TeamEndedError(ConcertError):
     """Another process of the same job has ended, and has said why."""
 
 
+def closest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The name most likely meant: one that goes on after an underscore, else the most similar."""
+    longer = [each for each in names if name and each.startswith(f"{name}_")]
+    return next(iter(longer + get_close_matches(name, names, n=1, cutoff=cutoff)), None)
+
+
 def nearest(kind: str, name: str, valid: Iterable[str]) -> str:
     """The message for an unknown `name` of some `kind`, with the nearest valid one."""
     names = sorted(valid)
-    close = [each for each in names if name and each.startswith(f"{name}_")]
-    close += get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f": did you mean '{close[0]}'?" if close else "."
+    close = closest(name, names, cutoff=0.5)
+    hint = f": did you mean '{close}'?" if close else "."
     if len(names) > MOST_NAMES and close:
         return f"unknown {kind} '{name}'{hint}"
     return f"unknown {kind} '{name}'{hint} Valid: {', '.join(names)}"

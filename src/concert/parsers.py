@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from concert.errors import ConcertError, nearest
+from concert.errors import ConcertError, closest, nearest
 
 COMMANDS: Final = {
     "train": "train a recipe, or go on with an interrupted run",
@@ -79,9 +78,8 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
     if key:
         path = f"{key[1]}.{key[2]}".strip(".")
         names = [action.dest for action in parser._actions]
-        close = [name for name in names if name.startswith(f"{path}_")]
-        close += get_close_matches(path, names, n=1)
-        hint = f": did you mean '{close[0]}'?" if close else ""
+        close = closest(path, names)
+        hint = f": did you mean '{close}'?" if close else ""
         return f"unknown setting '{path}'{hint} See `{parser.prog} --help`"
     return f"{text} (see `{parser.prog} --help`)"
 

@@ -12,7 +12,7 @@ from concert.attacks.run import AttackProgress, StepProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
 from concert.commands.loading import load_run
-from concert.console import LiveRow, StopSignal, make_console
+from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import load_images
 from concert.import_paths import import_from_here
 from concert.memory import keep_large_blocks
@@ -183,5 +183,4 @@ class AttackDisplay(LiveRow):
 
     def _time_left(self, todo: float, images: float, seconds: float = 0.0) -> tuple[str, str]:
         """For `todo` images, if all batches so far and `seconds` made `images` of them."""
-        left = int(todo * (self.seconds + seconds) / images)
-        return "time left", f"{left // 60}:{left % 60:02d}"
+        return "time left", clock(todo * (self.seconds + seconds) / images)

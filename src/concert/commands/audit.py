@@ -12,7 +12,7 @@ from rich.console import Console
 from concert.auditing import AuditSettings
 from concert.auditing.run import AuditProgress, AuditResult, audit_log, find_log, log_identity
 from concert.commands.loading import load_run
-from concert.console import LiveRow, StopSignal, make_console
+from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import load_images
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser, data_flags, sampling_flags
@@ -83,12 +83,12 @@ class AuditDisplay(LiveRow):
         self.broken += finding.broken
         self.closest = min(self.closest, finding.margin)
         each = (time.monotonic() - self.began) / self.images
-        left = int((progress.total - progress.done) * each)
+        left = (progress.total - progress.done) * each
         row = [
             ("tried", f"{progress.done}/{progress.total}"),
             ("broken", f"{self.broken}"),
             ("closest margin", f"{self.closest:.3f}"),
-            ("time left", f"{left // 60}:{left % 60:02d}"),
+            ("time left", clock(left)),
         ]
         self.show(row, progress.done == progress.total)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from concert.certificates import Guarantee
 from concert.certification.stopping import staging_loss
 from concert.commands.loading import load_run
-from concert.console import LiveRow, StopSignal, make_console
+from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import ImageSet, load_images
 from concert.data.known import KNOWN
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
@@ -190,7 +190,7 @@ class CertificationDisplay(LiveRow):
             ("mean radius", f"{self.radii / self.images:.3f}"),
             ("abstained", f"{self.abstained}"),
             ("draws/s", f"{self.draws / max(self.seconds, 1e-9):,.0f}"),
-            ("time left", f"{int(left) // 60}:{int(left) % 60:02d}"),
+            ("time left", clock(left)),
         ]
 
 

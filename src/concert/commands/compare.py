@@ -13,7 +13,7 @@ from concert.comparison.performing import only_one, perform
 from concert.comparison.report import read_logs, write_attacks, write_comparison
 from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, steps_of
-from concert.console import LiveRow, StopSignal, make_console
+from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.errors import INTERRUPTED, ConcertError
 from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser
@@ -91,14 +91,14 @@ class ComparisonDisplay(LiveRow):
                     said = "stopped" if stopped else "done" if step.code == 0 else "failed"
                     self.console.print(f"{step.name}: {said} after {step.seconds:.0f} s")
         left, everything = progress.seconds_left()
-        clock = f"{int(left) // 60}:{int(left) % 60:02d}"
+        time_left = clock(left)
         if not everything:
-            clock = f"more than {clock}" if int(left) else "not known yet"
+            time_left = f"more than {time_left}" if int(left) else "not known yet"
         running = (f"{step.name} {step.done:.0%}" for step in progress.running())
         row = [
             ("done", f"{len(ended)}/{len(progress.steps)}"),
             ("running", ", ".join(running)),
-            ("time left", clock),
+            ("time left", time_left),
         ]
         # An interrupt is passed on to the processes first, and they are waited for.
         if not self.stop.asked:

@@ -134,13 +134,15 @@ def check_run(
 
 def shape_hint(wanted: Sequence[int], images: ImageSet) -> str:
     """What makes images fit a model of the `wanted` shape (C, H, W), where something does."""
+    if not images.resizable:
+        return ""
     advice = []
     if images.shape[0] != wanted[0]:
-        if (wanted[0], images.shape[0]) != (3, 1) or images.name in KNOWN or not images.resizable:
+        if (wanted[0], images.shape[0]) != (3, 1) or images.name in KNOWN:
             return ""
         advice.append("store them all as RGB, for pictures are grey if all of their split are")
     if images.shape[1:] != tuple(wanted[1:]):
-        if wanted[1] != wanted[2] or not images.resizable:
+        if wanted[1] != wanted[2]:
             return ""
         advice.append(f"resize them with --data.size {wanted[1]}")
     return f": {', and '.join(advice)}"

@@ -92,7 +92,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
     found = _UNDECIDED.fullmatch(reason.rstrip("."))
     if found is None:
         return reason
-    votes, total, undecided, advice = int(found[1]), int(found[2]), found[3] or "0", found[4]
+    votes, total, undecided, advice = int(found[1]), int(found[2]), int(found[3] or 0), found[4]
     named = candidate or "the candidate"
     text = (
         f"{votes:,} of {total:,} noisy copies ({rounded_down(100 * votes / total, 2)} %) vote for "
@@ -102,9 +102,7 @@ def abstention_reason(reason: str, p_lower: float, candidate: str = "") -> str:
         share = rounded_down(percentage(p_lower), 2)
         text += f". This proves a share of at least {share} %, and more than 50 % is needed"
     if advice.startswith("the logits of undecided"):
-        return (
-            f"{text}. {int(undecided):,} have no class: their outputs are too close or no numbers"
-        )
+        return f"{text}. {undecided:,} have no class: their outputs are too close or no numbers"
     if advice.startswith("no n certifies"):
         return f"{text}. More noisy copies do not help while at most half vote for it"
     needed = _NEEDED.match(advice)
