@@ -16,6 +16,7 @@ from concert.errors import ConcertError
 from concert.evaluation.explain.coverage import covered_sides, covers_all_values, is_ball
 from concert.evaluation.metrics import percentage
 from concert.evaluation.rendering import rounded_down
+from concert.noise import GridNoise
 from concert.records.record import Certification
 
 _CERTIFIED: Final = {
@@ -41,8 +42,6 @@ ABSTAINED: Final = "Abstains: {reason}. Nothing is certified."
 _UNDECIDED: Final = re.compile(
     r"p_lower \S+ <= 0\.5 from (\d+) of (\d+) votes(?:, (\d+) undecided)?; (.*)"
 )
-# The certificate of noise on a grid of pixel values.
-GRID_CERTIFICATE: Final = "isotropic-grid"
 _NEEDED: Final = re.compile(r"n=(\d+) would certify")
 
 
@@ -58,7 +57,7 @@ def certified_sentence(guarantee: Guarantee, certificate: str, alpha: float | No
         if alpha is None
         else f"With probability at least 1 - {alpha:g} over the draws made for this image, "
     )
-    every = "every image" + (" on the noise's grid" if certificate == GRID_CERTIFICATE else "")
+    every = "every image" + (" on the noise's grid" if certificate == GridNoise.certificate else "")
     return _CERTIFIED[guarantee].format(surely=surely, every=every)
 
 
@@ -135,7 +134,7 @@ def restriction(certification: Certification) -> str:
     """What the region is restricted to, "" if to nothing."""
     if certification.guarantee == Guarantee.FROZEN:
         return "For frozen noise only"
-    return "Among images on the grid only" if certification.certificate == GRID_CERTIFICATE else ""
+    return "Among images on the grid only" if certification.certificate == GridNoise.certificate else ""
 
 
 def largest_patch(certification: Certification, shape: tuple[int, int, int], change: int) -> str:
