@@ -134,7 +134,11 @@ def restriction(certification: Certification) -> str:
     """What the region is restricted to, "" if to nothing."""
     if certification.guarantee == Guarantee.FROZEN:
         return "For frozen noise only"
-    return "Among images on the grid only" if certification.certificate == GridNoise.certificate else ""
+    return (
+        "Among images on the grid only"
+        if certification.certificate == GridNoise.certificate
+        else ""
+    )
 
 
 def largest_patch(certification: Certification, shape: tuple[int, int, int], change: int) -> str:
