@@ -79,6 +79,8 @@ class LiveRow:
             table.add_row(*(value for _, value in row))
             self.live.update(table)
         elif finished or time.monotonic() - self.last > 30:
+            if not self.last:
+                self.console.print(f"{self.title}:")
             self.last = time.monotonic()
             self.console.print(", ".join(f"{name} {value}" for name, value in row))
         if self.stop.asked and not finished:

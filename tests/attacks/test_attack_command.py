@@ -81,10 +81,13 @@ def test_attacked_certified_and_reported(
     assert 0 < right == whole < 4
     assert {path.suffix for path in report.glob("attacks.*")} == {".txt", ".csv", ".md", ".tex"}
 
+    page = (report / "report.html").read_text()
+    assert page.index("concert attack") < page.index("concert certify"), "how to make it again"
+
     told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))
     assert told["attack"]["method"] == "shadow"
-    assert told["images"] == 4
-    correlation = told["correlation"]
+    assert told["whole"]["images"] == 4
+    correlation = told["whole"]["correlation"]
     assert -1 <= correlation["mean"] <= 1
     assert correlation["low"] is correlation["high"] is None, "four images have no interval"
     assert json.loads((tmp_path / "evidence" / "evidence.json").read_text()) == told
@@ -134,7 +137,9 @@ def test_entropy_maps_of_a_colorizer_of_ones_own(
             tool(colorizer=name)
         bright, dark = (tool(**flags, colorizer_args={"sign": sign}) for sign in (1, -1))
         assert (dark["colorizer"], dark["colorizer_args"]) == (name, {"sign": -1})
-        means = [each.get("mean") or each["correlation"]["mean"] for each in (bright, dark)]
+        means = [
+            each.get("mean") or each["whole"]["correlation"]["mean"] for each in (bright, dark)
+        ]
         assert means[0] == pytest.approx(-means[1], abs=0.05), "the map is turned round"
         assert abs(means[0]) > 0.1
 
@@ -200,6 +205,9 @@ def test_mistakes_are_one_line(
     assert "unknown targets '11'" in error
     error = fails(capsys, "attack", run, "--method", "cadv", "--colorizer", "compct", *common)
     assert "did you mean 'compact'" in error
+    # Before its weights are downloaded.
+    error = fails(capsys, "attack", run, "--method", "cadv", "--colorizer", "eccv16", *common)
+    assert "takes no hints" in error
     assert "nowhere" in fails(capsys, "attack", "nowhere", "--method", "pgd", *common)
     assert not out.exists()
     error = fails(capsys, "attack", run, "--method", "pgd", "--images_per_batch=-1", *common)

@@ -217,6 +217,17 @@ def test_a_folder_of_another_attack_is_refused(
         attack_data(smoothed, images, settings_of(), tmp_path / "out")
 
 
+def test_attacked_images_are_not_attacked_again(
+    smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
+) -> None:
+    """Their norms would be measured from attacked images."""
+    attack_data(smoothed, images, settings_of(), tmp_path / "first")
+    attacked = load_images("pictures", "test", tmp_path / "first")
+    with pytest.raises(ConcertError, match="attacked already"):
+        attack_data(smoothed, attacked, settings_of(), tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
 def test_targets_are_a_class_or_drawn_for_each_image(
     smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Brightness, Patches, Red, labels_of, random_images, smooth
+from networks import CLASSES, Brightness, Patches, Red, labels_of, random_images, smooth
 from torch import Tensor, nn
 from torch.nn import functional
 
 from concert.attacks import cadv
+from concert.attacks.base import Victim
 from concert.attacks.cadv import predicted_ab, recolored
-from concert.colorization import Siggraph17, decode_ab, load_colorizer, rgb_to_lab
+from concert.attacks.hints import starting_hints
+from concert.colorization import Siggraph17, color_entropy, decode_ab, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_BINS, ab_grid
 from concert.errors import ConcertError
 from concert.noise import GeneratedNoise, IsotropicNoise, QueriedNoise
@@ -100,6 +102,33 @@ def test_the_lightness_stays_and_the_colours_change() -> None:
     assert torch.allclose(after[0, 0, inside], before[0, 0, inside], atol=0.05)
     assert float((after - before)[:, 1:].abs().mean()) > 1
     assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_a_step_is_adams_on_the_cross_entropy(targeted: bool) -> None:
+    """Written out for the base classifier: hints and mask, colours, image, cross-entropy."""
+    network = patches()
+    smoothed, images = smooth(network, IsotropicNoise(0.1), shape=SHAPE), images_of(2)
+    labels = network(images).argmax(dim=1)
+    goal = (labels + 1) % CLASSES if targeted else labels
+    settings = {"steps": 1, "lr": 0.02, "indices": [4, 9]}
+    result = cadv(smoothed, images, labels, goal if targeted else None, **settings)
+
+    colorizer, lab = load_colorizer(), rgb_to_lab(images)
+    lightness, zeros = lab[:, :1], torch.zeros_like(lab[:, :1])
+    entropies = color_entropy(colorizer(lightness, torch.zeros_like(lab[:, 1:]), zeros))
+    victim = Victim(smoothed, images, labels, None, "base", 1, 0, [4, 9])
+    first = starting_hints(
+        lab, entropies, victim.generators(), 8, 4, "lowest", "ab", 50, 0, restarts=10
+    )
+    hints, mask = (each.requires_grad_() for each in first)
+    optimizer = torch.optim.Adam([hints, mask], lr=0.02)
+    loss = functional.cross_entropy(network(recolored(colorizer, lightness, hints, mask)), goal)
+    (len(images) * (loss if targeted else -loss)).backward()
+    optimizer.step()
+    stepped = recolored(colorizer, lightness, hints, mask)
+    assert torch.allclose(result.images, stepped, atol=1e-5)
+    assert float((result.images - result.start).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("against", ["base", "smoothed", "deployed"])

@@ -182,6 +182,17 @@ def test_with_fresh_draws_the_last_iterate_is_returned_not_the_luckiest() -> Non
     assert lengths == pytest.approx([0.3, 0.4, 0.5], abs=1e-3)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_black_white_and_grey_images_give_no_nan(norm: str) -> None:
+    smoothed = smooth(Patches(), QueriedNoise(Brightness(), 0.6, 0.2, 0.4))
+    images = torch.stack([torch.full(SHAPE, value) for value in (0.0, 0.5, 1.0)])
+    result = pgd(
+        smoothed, images, labels_of(smoothed, images), norm=norm, steps=4, draws=8, success_draws=32
+    )
+    assert bool(result.images.isfinite().all())
+    assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
 def test_a_flat_classifier_is_left_by_chance_not_by_nan() -> None:
     class Flat(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -205,6 +205,33 @@ def test_a_spoof_succeeds_with_any_class_but_the_label(monkeypatch: pytest.Monke
     assert still.success.tolist() == [smoothed.predict(still.images, n=200, seed=1).item() != 1]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("noise", NOISES, ids=lambda noise: type(noise).__name__)
+def test_black_white_and_grey_images_give_no_nan(noise: NoiseModel, channels: int) -> None:
+    shape = (3, 8, 8)
+    smoothed = smooth(Patches(shape=shape), noise, shape=shape)
+    images = torch.stack([torch.full(shape, value) for value in (0.0, 0.5, 1.0)])
+    labels = labels_of(smoothed, images)
+    result = shadow(smoothed, images, labels, channels=channels, **{**FAST, "steps": 4})
+    assert bool(result.images.isfinite().all())
+    assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+def test_the_steps_of_spoofs_are_counted_where_images_have_different_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = sys.modules["concert.attacks.shadow"]
+    monkeypatch.setattr(module, "target_classes", lambda count, label: [3, 2][: 1 + label])
+    smoothed = smooth(Patches(), IsotropicNoise(0.25))
+    seen: list[tuple[int, int]] = []
+    short = {**FAST, "steps": 2}
+    labels = torch.tensor([1, 0, 1])
+    spoofing_shadow(
+        smoothed, random_images(3), labels, on_step=lambda *step: seen.append(step), **short
+    )
+    assert seen == [(step, 10) for step in range(1, 11)], "five targets of two steps"
+
+
 def test_targets_tried_are_all_others_or_ten() -> None:
     assert target_classes(10, 3) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert target_classes(1000, 300) == [0, 100, 200, 400, 500, 600, 700, 800, 900]

@@ -96,6 +96,11 @@ def test_an_attack_of_the_command_line(run: Path, tmp_path: Path) -> None:
     assert command(["attack", str(run), "--method", "pgd", *small, "--out", str(out)]) == 0
     told = json.loads(main(run, run / "certify.tsv", out, tmp_path / "covered.json"))
     assert told["attack"]["method"] == "pgd"
+    assert told["certification"]["noise"]["kind"] == "banded"
+    assert (
+        told["certification"]["certificate"]
+        == read_log(run / "certify.tsv").frame["certificate"][0]
+    )
     # Every certified radius is larger than this attack.
     assert told["by_ball"] == told["covered"] == told["certified"]
     assert told["largest_l2"] <= 0.02

@@ -353,7 +353,7 @@ def test_a_download_must_have_the_published_hash(files, tmp_path, monkeypatch) -
     cached = tmp_path / "colorizers" / source.name
 
     def offered(hash_prefix):
-        return {"eccv16": published.Release(source.as_uri(), hash_prefix, mark)}
+        return {"eccv16": published.Release(source.as_uri(), hash_prefix, Eccv16, mark)}
 
     monkeypatch.setattr(published, "RELEASES", RELEASES | offered("00000000"))
     with pytest.raises(ConcertError, match=r"cannot download .*hash.*give the path") as error:
@@ -372,7 +372,7 @@ def test_a_download_must_have_the_published_hash(files, tmp_path, monkeypatch) -
 
 def test_without_a_network_the_path_is_asked_for(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CONCERT_CACHE", str(tmp_path))
-    gone = published.Release((tmp_path / "gone.pth").as_uri(), "00000000", "")
+    gone = published.Release((tmp_path / "gone.pth").as_uri(), "00000000", Siggraph17, "")
     monkeypatch.setattr(published, "RELEASES", {"siggraph17": gone})
     with pytest.raises(ConcertError, match="cannot download the weights of siggraph17") as error:
         load_published("siggraph17")

@@ -39,15 +39,15 @@ def test_perturbations_shaped_by_the_entropy_are_told_from_the_control() -> None
     clean = pictures()
     entropy = entropy_map(clean, COLORIZER)
     found, each = attack_evidence(clean, clean + 0.1 * entropy**2, COLORIZER)
-    assert found.correlation.mean == pytest.approx(1.0, abs=1e-4)
-    assert found.positive == 1.0
-    assert (found.images, found.constant) == (12, 0)
-    assert found.difference.low > 0.3
-    assert found.control.mean < 0.6
+    assert found.whole.correlation.mean == pytest.approx(1.0, abs=1e-4)
+    assert found.whole.positive == 1.0
+    assert (found.whole.images, found.whole.constant) == (12, 0)
+    assert found.whole.difference.low > 0.3
+    assert found.whole.control.mean < 0.6
     assert len(each) == 12
     opposite, _ = attack_evidence(clean, clean + 0.1 * (1 - entropy), COLORIZER)
-    assert opposite.correlation.mean == pytest.approx(-1.0, abs=1e-4)
-    assert opposite.positive == 0.0
+    assert opposite.whole.correlation.mean == pytest.approx(-1.0, abs=1e-4)
+    assert opposite.whole.positive == 0.0
 
 
 def test_noise_follows_nothing() -> None:
@@ -55,8 +55,8 @@ def test_noise_follows_nothing() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     found, _ = attack_evidence(clean, clean + 0.1 * noise, COLORIZER)
     # 1,024 pixels, 12 images: the standard error of the mean is 0.009.
-    assert abs(found.correlation.mean) < 0.04
-    assert found.difference.low < 0 < found.difference.high
+    assert abs(found.whole.correlation.mean) < 0.04
+    assert found.whole.difference.low < 0 < found.whole.difference.high
 
 
 def test_images_without_a_perturbation_are_left_out_and_counted() -> None:
@@ -64,7 +64,7 @@ def test_images_without_a_perturbation_are_left_out_and_counted() -> None:
     attacked = clean.clone()
     attacked[1:] += 0.1 * entropy_map(clean, COLORIZER)[1:]
     found, each = attack_evidence(clean, attacked, COLORIZER)
-    assert (found.images, found.constant) == (3, 1)
+    assert (found.whole.images, found.whole.constant) == (3, 1)
     assert np.isnan(each[0])
     with pytest.raises(ConcertError, match="fewer than two"):
         attack_evidence(clean, clean, COLORIZER)
@@ -76,14 +76,17 @@ def test_what_was_there_before_the_first_step_is_a_control() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
     start = clean + 0.1 * entropy_map(clean, COLORIZER)
     found, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER, start=start)
-    assert found.start.mean == pytest.approx(1.0, abs=1e-4)
-    assert found.correlation.mean > 0.3
-    assert found.difference.low > 0, "the shuffled control does not see it"
-    assert found.own.low < 0 < found.own.high
+    assert found.start.correlation.mean == pytest.approx(1.0, abs=1e-4)
+    assert found.start.difference.low > 0
+    assert found.whole.correlation.mean > 0.3
+    assert found.whole.difference.low > 0, "the shuffled control does not see it"
+    assert found.own.correlation.low < 0 < found.own.correlation.high
+    assert found.own.difference.low < 0 < found.own.difference.high
+    assert found.start.images == found.own.images == 12
     assert found.gained.high < 0
-    whole, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER)
-    assert whole.correlation == found.correlation
-    assert (whole.start, whole.own, whole.gained) == (None, None, None)
+    alone, _ = attack_evidence(clean, start + 0.05 * noise, COLORIZER)
+    assert alone.whole == found.whole
+    assert (alone.start, alone.own, alone.gained) == (None, None, None)
     still, _ = attack_evidence(clean, start, COLORIZER, start=start)
     assert still.own is None
     assert still.gained == Average(0.0, 0.0, 0.0)

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from concert.errors import ConcertError
-from concert.noise import GeneratedNoise, GridNoise, IsotropicNoise, NoiseModel, QueriedNoise
+from concert.noise import (
+    BandedNoise,
+    GeneratedNoise,
+    GridNoise,
+    IsotropicNoise,
+    NoiseModel,
+    QueriedNoise,
+    StaticNoise,
+)
 from concert.sampling.sampler import SamplingSettings
 from concert.sampling.soft_votes import Averaging, SoftSettings, SoftVotes
 from concert.smoothing import SmoothedClassifier
@@ -33,7 +41,13 @@ class Bright(nn.Module):
         return 0.2 + 0.2 * torch.sigmoid(4.0 * (images - 0.5))
 
 
-NOISES = [IsotropicNoise(0.3), GeneratedNoise(Bright()), QueriedNoise(Bright(), 0.6, 0.2, 0.4)]
+NOISES = [
+    IsotropicNoise(0.3),
+    StaticNoise(torch.tensor([[[0.2, 0.3, 0.4], [0.3, 0.2, 0.5]]])),
+    BandedNoise(0.3, smooth_sigma=0.6, block=2),
+    GeneratedNoise(Bright()),
+    QueriedNoise(Bright(), 0.6, 0.2, 0.4),
+]
 
 
 def smooth(noise: NoiseModel, batch_size: int = 64, scale: float = 3.0) -> SmoothedClassifier:

@@ -174,6 +174,13 @@ def test_certify_says_once_what_to_do_about_a_classifier_without_noise(
     assert f"--init {tmp_path / 'before'}" in said
     assert main(["certify", str(plain), *flags]) == 0
     assert "does not seem" not in capsys.readouterr().out
+    # What attacked images are answered is the attack's doing.
+    attack = ["--method", "pgd", "--subset", "first:20", "--steps", "1", "--draws", "4"]
+    assert main(["attack", str(tmp_path / "before"), *attack]) == 0
+    attacked = ["--data.path", str(tmp_path / "before" / "attack-pgd")]
+    log = ["--log", str(tmp_path / "attacked.tsv")]
+    assert main(["certify", str(tmp_path / "before"), *flags, *attacked, *log]) == 0
+    assert "does not seem" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -196,5 +196,10 @@ def check(
         raise ConcertError(
             f"cadv changes colours, and images of shape {tuple(shape)} have none: use shadow or pgd"
         )
+    check_hints(colorizer)
+
+
+def check_hints(colorizer: object) -> None:
+    """Refuse a colorizer, or a class of such, that takes no hints."""
     if not getattr(colorizer, "takes_hints", True):
         raise ConcertError("this colorizer takes no hints, which cadv changes: use another one")

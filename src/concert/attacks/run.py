@@ -69,13 +69,18 @@ def attack_data(
     steps of a batch; an exception of it or of `on_batch` ends the attack, without the batch under
     way.
 
-    Raises ConcertError, before anything is written, for images that do not fit the model and for a
-    folder with another attack.
+    Raises ConcertError, before anything is written, for images that do not fit the model or are
+    attacked already, and for a folder with another attack.
     """
     if smoothed.shape is not None and images.shape != smoothed.shape:
         raise ConcertError(
             f"the model takes images of shape {smoothed.shape} (channels, height, width), "
             f"{images.name} has {images.shape}"
+        )
+    if images.attack is not None:
+        raise ConcertError(
+            f"the images of {images.source} are attacked already, and norms would be measured from "
+            "them: attack the clean ones"
         )
     arguments = dict(settings.arguments)
     settings.check(images.shape, smoothed.num_classes)
@@ -118,7 +123,7 @@ def attack_data(
             on_batch(AttackProgress(result, seconds * len(batch), done, len(indices)))
         if not record.finished:
             rows = [record.rows[index] for index in indices]
-            told = attack | {"reference": settings.reference()}
+            told = attack | {"reference": settings.reference(), "command": command}
             record.finish(images.class_names, told, summarize(rows, images))
         summary: dict[str, Any] = record.description["result"]
     return summary

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -166,6 +166,21 @@ def target_classes(num_classes: int, label: int) -> list[int]:
     return [k for k in range(0, num_classes, -(-num_classes // 10)) if k != label]
 
 
+class ShadowSettings(TypedDict, total=False):
+    """Those arguments of `shadow` that `spoofing_shadow` passes on; left out, shadow's defaults."""
+
+    steps: int
+    draws: int
+    lr: float
+    lambda_tv: float
+    lambda_c: float
+    lambda_s: float
+    channels: int
+    sigma: float | None
+    against: Against
+    precision: Precision
+
+
 def spoofing_shadow(
     smoothed: SmoothedClassifier,
     images: Tensor,
@@ -176,20 +191,26 @@ def spoofing_shadow(
     seed: int = 0,
     indices: Sequence[int] | None = None,
     on_step: OnStep = lambda step, steps: None,
-    **settings: Any,
+    **settings: Unpack[ShadowSettings],
 ) -> AttackResult:
     """`shadow` towards each of `target_classes`, and for each image the largest spoofed radius.
 
-    The radius is that of a certificate for any class but the label, as published, from
+    Images (B, C, H, W) in [0, 1] with labels (B,); `targets` of the result says whose attack was
+    kept. The radius is that of a certificate for any class but the label, as published, from
     `spoof_draws` draws that are neither the attack's nor those of a later certification; where no
     target leads to one, the target with the most votes is kept. Success is that of an untargeted
     attack too: any class but the label.
+
+    Source: Ghiasi, Shafahi and Goldstein (ICLR 2020), as `shadow`, and its released code.
+
+    Raises ConcertError as `shadow` does.
     """
     check_at_least(1, spoof_draws=spoof_draws)
+    aimed_at = [target_classes(smoothed.num_classes, label) for label in labels.tolist()]
+    runs, done = sum(len(goals) for goals in aimed_at), 0
     kept: list[AttackResult] = []
-    for row, label in enumerate(labels.tolist()):
+    for row, (label, goals) in enumerate(zip(labels.tolist(), aimed_at, strict=True)):
         index = row if indices is None else indices[row]
-        goals = target_classes(smoothed.num_classes, label)
         tried = [
             shadow(
                 smoothed,
@@ -199,11 +220,12 @@ def spoofing_shadow(
                 seed=seed,
                 indices=[index],
                 success_draws=success_draws,
-                on_step=_counted(on_step, row * len(goals) + place, len(images) * len(goals)),
+                on_step=_counted(on_step, done + place, runs),
                 **settings,
             )
             for place, target in enumerate(goals)
         ]
+        done += len(goals)
         kept.append(
             max(tried, key=lambda each: _spoofed(smoothed, each, label, spoof_draws, seed, index))
         )

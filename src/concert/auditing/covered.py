@@ -33,7 +33,7 @@ from concert.smoothing import SmoothedClassifier
 from concert.tool import as_json, run_tool
 
 # Of the certification, what a finding about it names.
-CERTIFIED: Final = ("weights", "noise", "certificate", "subset", "n0", "n", "alpha", "seed")
+CERTIFICATION: Final = ("weights", "noise", "certificate", "subset", "n0", "n", "alpha", "seed")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ def main(run: Path, log: Path, attack: Path, out: Path | None = None, trust: boo
     check_same_images(read, described, attack)
     images = read_images(attack)
     found = covered_images(load(run, trust), read, images.clean, images.attacked, images.numbers)
-    certified = {name: log_identity(read).get(name) for name in CERTIFIED}
-    return as_json({"attack": told_of(described), "certified": certified, **asdict(found)}, out)
+    certification = {name: log_identity(read).get(name) for name in CERTIFICATION}
+    told = {"attack": told_of(described), "certification": certification}
+    return as_json(told | asdict(found), out)
 
 
 if __name__ == "__main__":

@@ -26,18 +26,21 @@ from concert.import_paths import one_line
 
 @dataclass(frozen=True)
 class Release:
-    """One of the files that the authors publish, and a tensor that only its network has."""
+    """One of the files that the authors publish, its network, and a tensor that only that has."""
 
     url: str
     hash_prefix: str
+    network: type[Siggraph17 | Eccv16]
     mark: str
 
 
 _BUCKET = "https://colorizers.s3.us-east-2.amazonaws.com"
 RELEASES = {
-    "siggraph17": Release(f"{_BUCKET}/siggraph17-df00044c.pth", "df00044c", "model8up.0.weight"),
+    "siggraph17": Release(
+        f"{_BUCKET}/siggraph17-df00044c.pth", "df00044c", Siggraph17, "model8up.0.weight"
+    ),
     "eccv16": Release(
-        f"{_BUCKET}/colorization_release_v2-9b330a0b.pth", "9b330a0b", "model8.6.weight"
+        f"{_BUCKET}/colorization_release_v2-9b330a0b.pth", "9b330a0b", Eccv16, "model8.6.weight"
     ),
 }
 

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from concert.attacks.cadv import check_hints
 from concert.attacks.run import AttackProgress, StepProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
+from concert.colorization.published import RELEASES
 from concert.commands.loading import load_run
 from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import load_images
@@ -93,9 +95,10 @@ def settings_of(options: Any) -> AttackSettings:
     if options.trust:
         import_from_here()
     if "colorizer" in arguments:
-        arguments["colorizer"] = build_colorizer(
-            arguments["colorizer"] or "compact", options.colorizer_args, options.trust
-        )
+        name = arguments["colorizer"] or "compact"
+        if name in RELEASES:  # before it is downloaded
+            check_hints(RELEASES[name].network)
+        arguments["colorizer"] = build_colorizer(name, options.colorizer_args, options.trust)
     return AttackSettings(
         options.method,
         arguments,

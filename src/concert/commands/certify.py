@@ -155,9 +155,9 @@ class CertificationDisplay(LiveRow):
 
     title = "certifying (figures of this part of the run)"
 
-    def __init__(self, console: Console, stop: StopSignal, run: Path) -> None:
+    def __init__(self, console: Console, stop: StopSignal, run: Path, attacked: bool) -> None:
         super().__init__(console, stop)
-        self.run = run
+        self.run, self.attacked = run, attacked
         self.answers: list[int] = []
         self.labels: list[int] = []
         self.images = self.correct = self.abstained = self.draws = 0
@@ -176,7 +176,8 @@ class CertificationDisplay(LiveRow):
         self.labels.append(progress.true_label)
         last = progress.done == progress.total
         judged = self.images == ENOUGH or (last and self.images < ENOUGH)
-        if judged and collapsed(self.answers, self.labels):
+        # Of attacked images the answers are the attack's doing.
+        if judged and not self.attacked and collapsed(self.answers, self.labels):
             description, _ = read_description(self.run)
             hint = untrained_hint(self.images, self.abstained, self.run, description)
             self.console.print(hint)
@@ -206,5 +207,6 @@ def certify_with_display(
 ) -> None:
     """Certify with a live table on the console."""
     keep_large_blocks()
-    with StopSignal() as stop, CertificationDisplay(console, stop, run) as display:
+    attacked = images.attack is not None
+    with StopSignal() as stop, CertificationDisplay(console, stop, run, attacked) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command, team)

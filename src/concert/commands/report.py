@@ -28,7 +28,8 @@ def parser() -> Parser:
         "--taus",
         type=list[float] | None,
         default=None,
-        help="of attacked images: largest l2 norms of the subsets, [2,3,...]; default: the paper's",
+        help="of attacked images: largest l2 norms of the subsets, [2,3,...]; default: the paper's "
+        "for cadv and shadow",
     )
     data_flags(made, "the data of the runs, for thumbnails, if it is at hand")
     made.add_argument(

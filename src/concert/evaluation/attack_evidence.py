@@ -6,8 +6,8 @@
 ATTACK is a folder that `concert attack` wrote. For each image the magnitude of its perturbation is
 ranked, pixel by pixel, against the entropy map of the clean image, and as a control against that of
 another image of the set, so that a pattern common to all images is told from one that follows the
-image. cAdv, which begins at a recoloured image, has a second control: what is there before its
-first step.
+image. cAdv begins at a recoloured image: there what is there before the first step and what the
+attack changes from there are ranked too, each with a control of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,12 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Spearman correlations of perturbation magnitudes with entropy maps over a set of images.
+class Followed:
+    """Spearman correlations of the magnitudes of changes with entropy maps, over a set of images.
 
-    correlation: of the perturbation with the image's own map. control: with another image's.
-    difference: of the two, paired by image. positive: share of images whose correlation is
-    positive. images: used; constant: left out, because a map or the perturbation is constant.
-
-    Of cAdv, which begins at a recoloured image, else None: start: of what is there before the first
-    step. own: of the change from there. gained: the whole perturbation's correlation less
-    that of the start, paired by image.
+    correlation: of the change with the image's own map. control: with another image's. difference:
+    of the two, paired by image. positive: share of images whose correlation is positive. images:
+    used; constant: left out, because the map or the change is constant.
     """
 
     images: int
@@ -66,8 +62,21 @@ class Evidence:
     correlation: Average
     control: Average
     difference: Average
-    start: Average | None = None
-    own: Average | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Whether an attack follows the entropy.
+
+    whole: the perturbation. Of cAdv, which begins at a recoloured image, else None: start, what is
+    there before the first step; own, the change from there; gained, by how much the correlation of
+    the whole exceeds that of the start, paired by image. Parts with less than two images that vary
+    are None.
+    """
+
+    whole: Followed
+    start: Followed | None = None
+    own: Followed | None = None
     gained: Average | None = None
 
 
@@ -99,18 +108,35 @@ def attack_evidence(
     are NaN. Raises ConcertError where fewer than two images can be used.
     """
     parts = [clean[row : row + 64] for row in range(0, len(clean), 64)]
-    entropy = torch.cat([entropy_map(part, colorizer) for part in parts])
-    changes, maps = (
-        each.flatten(1).double().numpy() for each in (magnitude(clean, attacked), entropy)
-    )
-    each = spearman_rows(changes, maps)
-    used = np.isfinite(each)
-    if used.sum() < 2:
+    maps = _flat(torch.cat([entropy_map(part, colorizer) for part in parts]))
+    whole, each = followed(clean, attacked, maps, seed)
+    if whole is None:
         raise ConcertError(
             "fewer than two images have a perturbation and an entropy map that vary: attack more"
         )
+    if start is None:
+        return Evidence(whole), each
+    (before, at_start), (own, _) = (
+        followed(*pair, maps, seed) for pair in ((clean, start), (start, attacked))
+    )
+    gained = (each - at_start)[np.isfinite(each - at_start)]
+    return Evidence(whole, before, own, _average(gained, seed) if len(gained) else None), each
+
+
+def followed(
+    before: Tensor, after: Tensor, maps: Floats, seed: int
+) -> tuple[Followed | None, Floats]:
+    """What the changes of images (B, C, H, W) have of maps (B, H * W), and their correlations (B,).
+
+    None where fewer than two images can be used; correlations of the others are NaN.
+    """
+    changes = _flat(magnitude(before, after))
+    each = spearman_rows(changes, maps)
+    used = np.isfinite(each)
+    if used.sum() < 2:
+        return None, each
     control = spearman_rows(changes[used], maps[used][derangement(int(used.sum()), seed)])
-    evidence = Evidence(
+    found = Followed(
         images=int(used.sum()),
         constant=int((~used).sum()),
         positive=float((each[used] > 0).mean()),
@@ -118,18 +144,11 @@ def attack_evidence(
         control=_average(control, seed),
         difference=_average(each[used] - control, seed),
     )
-    if start is not None:
-        before, own = (
-            spearman_rows(magnitude(*pair).flatten(1).double().numpy(), maps)
-            for pair in ((clean, start), (start, attacked))
-        )
-        evidence = replace(
-            evidence,
-            start=_average_if_any(before, seed),
-            own=_average_if_any(own, seed),
-            gained=_average_if_any(each - before, seed),
-        )
-    return evidence, each
+    return found, each
+
+
+def _flat(maps: Tensor) -> Floats:
+    return maps.flatten(1).double().numpy()
 
 
 def _average(values: Floats, seed: int) -> Average:
@@ -137,12 +156,6 @@ def _average(values: Floats, seed: int) -> Average:
     if len(values) < FEWEST_IMAGES:
         return Average(float(interval.value), None, None)
     return Average(float(interval.value), float(interval.low), float(interval.high))
-
-
-def _average_if_any(values: Floats, seed: int) -> Average | None:
-    """Of the values that are numbers; None if none is."""
-    known = values[np.isfinite(values)]
-    return _average(known, seed) if len(known) else None
 
 
 def evidence_figure(

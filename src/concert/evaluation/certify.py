@@ -104,6 +104,7 @@ def describe_data(images: ImageSet) -> dict[str, Any]:
         "noise",
         "data",
         "subset",
+        "command",
     )
     lists = ("index", "clean_predict", "clean_vote", "success", "l2", "linf")
     attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}

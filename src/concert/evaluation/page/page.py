@@ -120,7 +120,7 @@ def _gallery(
 
 
 def _run(log: LoadedLog, name: str) -> dict[str, Any]:
-    """What is needed to make a log again: its command, its hashes, its versions."""
+    """What is needed to make a log again: its commands, its hashes, its versions."""
     identity, info = log.run["identity"], log.run["info"]
     data = identity.get("data")
     said: dict[str, Any] = {"log": log.path}
@@ -134,9 +134,11 @@ def _run(log: LoadedLog, name: str) -> dict[str, Any]:
     versions = info.get("versions")
     if isinstance(versions, dict):
         said["versions"] = ", ".join(f"{key} {value}" for key, value in versions.items())
+    attack = info.get("attack")
+    made = [attack.get("command")] if isinstance(attack, dict) else []
     return {
         "name": name,
-        "command": str(info.get("command") or ""),
+        "command": "\n".join(str(each) for each in (*made, info.get("command")) if each),
         "facts": {key: str(value) for key, value in said.items() if value},
     }
 
