@@ -90,15 +90,30 @@ def test_the_hint_is_given_once_and_of_a_few_images_at_the_end(
     answers: list[int],
     total: int,
     said: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     description = Description({"name": "lenet"}, {"sigma": 0.5}, 10, (1, 28, 28), (), "mnist")
-    monkeypatch.setattr("concert.commands.certify.read_description", lambda run: (description, ""))
-    with StopSignal() as stop, CertificationDisplay(make_console(), stop, RUN) as display:
+
+    def advice(images: int, abstained: int) -> str:
+        return untrained_hint(images, abstained, RUN, description)
+
+    with StopSignal() as stop, CertificationDisplay(make_console(), stop, advice) as display:
         for done, label in enumerate(answers, start=1):
             found: Any = SimpleNamespace(label=label, radius=0.0, n_used=100)
             display(CertifyProgress(found, true_label=done % 4, seconds=1, done=done, total=total))
     printed = capsys.readouterr().out
     assert printed.count("of the first") == bool(said)
     assert said in printed
+
+
+def test_the_hint_knows_where_the_images_are_and_whose_code_there_is() -> None:
+    own = {"name": "lenet", "denoiser": {"name": "mine.Denoiser", "init_args": {}}}
+    said = untrained_hint(
+        16, 16, RUN, Description(own, {"sigma": 0.5}, 10, (1, 28, 28), (), "mnist"), Path("a b")
+    )
+    commands = re.findall(r"concert train (\S+) (.*?)(?:;|$)", said)
+    assert len(commands) == 2
+    for _, flags in commands:
+        given = shlex.split(flags)
+        assert given[given.index("--data.path") + 1] == "a b"
+        assert "--trust" in given

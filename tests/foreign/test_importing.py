@@ -229,8 +229,8 @@ def quantized() -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
-    "code": (lambda: {"net": Runs()}, {}, "wants to run code"),
-    "module": (lambda: LeNet(), {}, "wants to run code"),
+    "code": (lambda: {"net": Runs()}, {}, "which may run code"),
+    "module": (lambda: LeNet(), {}, "which may run code"),
     "list": (lambda: [torch.zeros(1)], {}, "holds a list"),
     "strange": (lambda: {"weights": 3}, {}, "'weights' is no tensor"),
     "empty": (lambda: {"net": {}}, {}, "it is empty"),

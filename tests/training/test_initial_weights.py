@@ -89,6 +89,13 @@ def test_other_initial_weights_are_another_run(plain: Path, tmp_path: Path) -> N
         train(replace(recipe, init=tmp_path / "run"), tmp_path / "run")
 
 
+def test_weights_for_images_of_other_channels_are_refused(plain: Path, tmp_path: Path) -> None:
+    recipe = replace(NOISY, data=DataSettings("cifar10"), init=plain)
+    with pytest.raises(ConcertError, match=r"takes images of shape \(1, 28, 28\), cifar10 has"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_generator_is_taken_over_where_it_fits(tmp_path: Path) -> None:
     queried = Recipe(
         DataSettings("digits", subset="first:64"),

@@ -110,7 +110,7 @@ LAYOUTS = {
         dict,
         [
             *("--classifier.name", NAME, "--classifier.init_args", "{width: 4}"),
-            *("--mean", "[0.5]", "--std", "[0.25]"),
+            *("--mean", "0.5", "--std", "[0.25]"),
             *("--input-size", "28", "--channels", "1", "--num_classes", "10"),
         ],
         ([0.5], [0.25]),

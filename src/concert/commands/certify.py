@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -87,7 +88,7 @@ def run(options: Any, argv: list[str]) -> int:
                 f"of its radius where all votes agree, {loss.ninety:.2%} where 90 % do"
             )
         certify_with_display(
-            smoothed, options.run, images, settings, log_path, console, command, team
+            smoothed, options.run, images, settings, log_path, console, command, team, data.path
         )
         if team.rank == 0:
             log = read_log(log_path)
@@ -108,25 +109,36 @@ UNTRAINED: Final = (
 )
 
 
-def untrained_hint(images: int, abstained: int, run: Path, description: Description) -> str:
+def untrained_hint(
+    images: int,
+    abstained: int,
+    run: Path,
+    description: Description,
+    data_path: Path | None = None,
+) -> str:
     """What to do about a run whose first `images` were no use; `abstained` of them got no class.
 
     The recipe is one of Gaussian augmentation, whose objective has no settings that a denoiser's
-    lacks, for the run's data where there is one, with a sigma near the run's.
+    lacks, for the run's data where there is one, with a sigma near the run's. `data_path`: where
+    the images certified are.
     """
     rest = images - abstained
     same = f" and the other {rest} get one and the same class" if rest else ""
     data, sigma = description.data, description.noise.get("sigma")
     shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
     flags = [] if shipped == data else [f"--data.name {shlex.quote(data)}"]
-    flags += [] if data in KNOWN else ["--data.path FOLDER"]
+    if data_path is not None:
+        flags += [f"--data.path {shlex.quote(str(data_path))}"]
+    elif data not in KNOWN:
+        flags += ["--data.path FOLDER"]
     level = "0.5"
     if sigma is not None:
         level = min(("0.25", "0.5", "1.0"), key=lambda known: abs(float(known) - sigma))
         flags += [] if float(level) == sigma else [f"--noise.sigma {sigma:g}"]
     # The scaled recipes of ImageNet are smoke tests.
     recipe = f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu")
-    flags += ["--trust"] if is_foreign(description.classifier["name"]) else []
+    parts = (description.classifier, description.classifier.get("denoiser", {}))
+    flags += ["--trust"] if any(is_foreign(part.get("name", "")) for part in parts) else []
     return UNTRAINED.format(
         images=images,
         what=f"{abstained} abstain{same}",
@@ -151,13 +163,18 @@ def summary(log: LoadedLog) -> str:
 
 
 class CertificationDisplay(LiveRow):
-    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left."""
+    """The live table of a certification: done, accuracy at 0, mean radius, draws/s, time left.
+
+    `advice`: what to say if the first images, of which some got no class, were no use.
+    """
 
     title = "certifying (figures of this part of the run)"
 
-    def __init__(self, console: Console, stop: StopSignal, run: Path, attacked: bool) -> None:
+    def __init__(
+        self, console: Console, stop: StopSignal, advice: Callable[[int, int], str] | None
+    ) -> None:
         super().__init__(console, stop)
-        self.run, self.attacked = run, attacked
+        self.advice = advice
         self.answers: list[int] = []
         self.labels: list[int] = []
         self.images = self.correct = self.abstained = self.draws = 0
@@ -176,11 +193,8 @@ class CertificationDisplay(LiveRow):
         self.labels.append(progress.true_label)
         last = progress.done == progress.total
         judged = self.images == ENOUGH or (last and self.images < ENOUGH)
-        # Of attacked images the answers are the attack's doing.
-        if judged and not self.attacked and collapsed(self.answers, self.labels):
-            description, _ = read_description(self.run)
-            hint = untrained_hint(self.images, self.abstained, self.run, description)
-            self.console.print(hint)
+        if judged and self.advice is not None and collapsed(self.answers, self.labels):
+            self.console.print(self.advice(self.images, self.abstained))
         self.show(self._row(progress), last)
 
     def _row(self, progress: CertifyProgress) -> list[tuple[str, str]]:
@@ -204,9 +218,15 @@ def certify_with_display(
     console: Console,
     command: str = "",
     team: Team | None = None,
+    data_path: Path | None = None,
 ) -> None:
-    """Certify with a live table on the console."""
+    """Certify with a live table on the console; `data_path` is where the images are."""
+
+    def advice(first: int, abstained: int) -> str:
+        return untrained_hint(first, abstained, run, read_description(run)[0], data_path)
+
     keep_large_blocks()
-    attacked = images.attack is not None
-    with StopSignal() as stop, CertificationDisplay(console, stop, run, attacked) as display:
+    # Answers to attacked images are the attack's doing.
+    judge = advice if images.attack is None else None
+    with StopSignal() as stop, CertificationDisplay(console, stop, judge) as display:
         certify_data(smoothed, run, images, settings, log_path, display, command, team)

@@ -33,11 +33,13 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--mean",
-        type=list[float] | None,
+        type=list[float] | float | None,
         default=None,
-        help="of another normalisation, per channel",
+        help="of another normalisation, [a,b,c] with a value for each channel; default: 0",
     )
-    made.add_argument("--std", type=list[float] | None, default=None, help="as mean")
+    made.add_argument(
+        "--std", type=list[float] | float | None, default=None, help="as mean; default: 1"
+    )
     made.add_argument(
         "--data.name",
         type=str | None,
@@ -80,8 +82,8 @@ def run(options: Any, argv: list[str]) -> int:
         classifier=options.classifier.name,
         init_args=options.classifier.init_args,
         normalization=options.normalization,
-        mean=options.mean,
-        std=options.std,
+        mean=per_channel(options.mean),
+        std=per_channel(options.std),
         input_size=options.input_size,
         channels=options.channels,
         num_classes=options.num_classes,
@@ -101,3 +103,8 @@ def run(options: Any, argv: list[str]) -> int:
         more += " --data.path FOLDER"
     console.print(f"next: concert certify {shlex.quote(str(options.out))}{more}")
     return 0
+
+
+def per_channel(given: list[float] | float | None) -> list[float] | None:
+    """One number is that of a grey image's only channel."""
+    return [float(given)] if isinstance(given, int | float) else given

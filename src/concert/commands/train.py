@@ -124,7 +124,8 @@ def run(options: Any, argv: list[str]) -> int:
             console.print(f"stopped; the same command goes on from {out}")
             return INTERRUPTED
         console.print(f"trained: {out}")
-    trust = " --trust" if is_foreign(recipe.classifier.name) else ""
+    parts = (recipe.classifier.name, recipe.classifier.denoiser or "")
+    trust = " --trust" if any(map(is_foreign, parts)) else ""
     console.print(f"next: concert certify {shlex.quote(str(out))}{trust}")
     return 0
 

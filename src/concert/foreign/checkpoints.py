@@ -140,8 +140,8 @@ def _load(path: Path, content: bytes) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
             raise ConcertError(
-                f"{path} is a pickle that wants to run code, which is refused: save its "
-                "state_dict() alone where you trust it, and import that"
+                f"{path} is a pickle of more than tensors and plain numbers, which may run code "
+                "and is refused: save its state_dict() alone where you trust it, and import that"
             ) from None
         raise ConcertError(f"{path} is no checkpoint of torch: give one, or safetensors") from None
     except ConcertError:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from concert.classifiers import Denoised
 from concert.data import MEAN_STD
+from concert.data.known import KNOWN
 from concert.errors import ConcertError
 from concert.import_paths import is_foreign
 from concert.noise import NoiseModel
@@ -40,8 +41,14 @@ def settle_classifier(
     except ConcertError:
         # A finished run needs its initial weights no more; `take_weights` complains where they are.
         return recipe
-    own = describe_classifier(recipe.classifier, recipe.data.name, theirs.shape)
     channels = theirs.shape[0]
+    known = KNOWN.get(recipe.data.name)
+    if known is not None and known.shape[0] != channels:
+        raise ConcertError(
+            f"{recipe.init} takes images of shape {theirs.shape}, {recipe.data.name} has "
+            f"{known.shape}: give another --init"
+        )
+    own = describe_classifier(recipe.classifier, recipe.data.name, theirs.shape)
     if not _differences(theirs.classifier, own, channels):
         return recipe
     there: dict[str, Any] = {name: theirs.classifier.get(name) for name in CLASSIFIER}
