@@ -27,6 +27,13 @@ class Patches(nn.Module):
         return 6.0 * torch.tanh(2.0 * (images - 0.5)).flatten(1) @ self.weight.T
 
 
+class Rooted(Patches):
+    """The same of the square roots of pixels: below 0 the gradient is not a number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images * (images > 0)).sqrt())
+
+
 class Brightness(nn.Module):
     """A generator: more noise where the image is bright."""
 

@@ -105,13 +105,13 @@ def test_the_lightness_stays_and_the_colours_change() -> None:
 
 
 @pytest.mark.parametrize("targeted", [True, False])
-def test_a_step_is_adams_on_the_cross_entropy(targeted: bool) -> None:
+def test_steps_are_adams_on_the_cross_entropy(targeted: bool) -> None:
     """Written out for the base classifier: hints and mask, colours, image, cross-entropy."""
     network = patches()
     smoothed, images = smooth(network, IsotropicNoise(0.1), shape=SHAPE), images_of(2)
     labels = network(images).argmax(dim=1)
     goal = (labels + 1) % CLASSES if targeted else labels
-    settings = {"steps": 1, "lr": 0.02, "indices": [4, 9]}
+    settings = {"steps": 3, "lr": 0.02, "indices": [4, 9]}
     result = cadv(smoothed, images, labels, goal if targeted else None, **settings)
 
     colorizer, lab = load_colorizer(), rgb_to_lab(images)
@@ -123,10 +123,15 @@ def test_a_step_is_adams_on_the_cross_entropy(targeted: bool) -> None:
     )
     hints, mask = (each.requires_grad_() for each in first)
     optimizer = torch.optim.Adam([hints, mask], lr=0.02)
-    loss = functional.cross_entropy(network(recolored(colorizer, lightness, hints, mask)), goal)
-    (len(images) * (loss if targeted else -loss)).backward()
-    optimizer.step()
+    # Of more than one, because the first has the size of the rate whatever the gradient's.
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits = network(recolored(colorizer, lightness, hints, mask))
+        loss = functional.cross_entropy(logits, goal, reduction="sum")
+        (loss if targeted else -loss).backward()
+        optimizer.step()
     stepped = recolored(colorizer, lightness, hints, mask)
+    assert result.steps.tolist() == [3, 3]
     assert torch.allclose(result.images, stepped, atol=1e-5)
     assert float((result.images - result.start).abs().max()) > 1e-3
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import CLASSES, SHAPE, Brightness, Patches, Red, labels_of, random_images, smooth
+from networks import (
+    CLASSES,
+    SHAPE,
+    Brightness,
+    Patches,
+    Red,
+    Rooted,
+    labels_of,
+    random_images,
+    smooth,
+)
 
 from concert.attacks import pgd
 from concert.attacks.base import Victim
@@ -191,6 +201,13 @@ def test_black_white_and_grey_images_give_no_nan(norm: str) -> None:
     )
     assert bool(result.images.isfinite().all())
     assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+def test_gradients_that_are_not_finite_do_no_harm() -> None:
+    smoothed = smooth(Rooted(), IsotropicNoise(0.25))
+    images = torch.stack([torch.zeros(SHAPE), torch.full(SHAPE, 0.5)])
+    result = pgd(smoothed, images, torch.tensor([0, 1]), steps=4, draws=8, success_draws=32)
+    assert bool(result.images.isfinite().all())
 
 
 def test_a_flat_classifier_is_left_by_chance_not_by_nan() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from inspect import get_annotations, signature
 
 import pytest
 import torch
-from networks import CLASSES, SHAPE, Brightness, Patches, labels_of, random_images, smooth
+from networks import CLASSES, SHAPE, Brightness, Patches, Rooted, labels_of, random_images, smooth
 from torch import Tensor
 
 from concert.attacks import shadow, spoofing_shadow
 from concert.attacks.shadow import (
     PRESETS,
+    ShadowSettings,
     dissimilarity,
     mean_colour,
     target_classes,
@@ -215,6 +217,21 @@ def test_black_white_and_grey_images_give_no_nan(noise: NoiseModel, channels: in
     result = shadow(smoothed, images, labels, channels=channels, **{**FAST, "steps": 4})
     assert bool(result.images.isfinite().all())
     assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+
+def test_gradients_that_are_not_finite_do_no_harm() -> None:
+    """Of a network with a square root at 0, and of a penalty that overflows."""
+    images = torch.stack([torch.zeros(SHAPE), torch.full(SHAPE, 0.5)])
+    labels = torch.tensor([0, 1])
+    rooted = smooth(Rooted(), IsotropicNoise(0.25))
+    for smoothed, settings in ((rooted, {}), (smooth(Patches(), NOISES[0]), {"lambda_c": 1e30})):
+        result = shadow(smoothed, images, labels, **FAST, **settings)
+        assert bool(result.images.isfinite().all())
+
+
+def test_spoofing_passes_on_all_other_settings() -> None:
+    own = {"smoothed", "images", "labels", "targets", "success_draws", "seed", "indices", "on_step"}
+    assert set(get_annotations(ShadowSettings)) == set(signature(shadow).parameters) - own
 
 
 def test_the_steps_of_spoofs_are_counted_where_images_have_different_targets(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ from concert.commands.train import parser, recipe_of
 from concert.console import StopSignal, make_console
 from concert.evaluation.certify import CertifyProgress
 from concert.recipes.building import Description, build_objective
+from concert.recipes.config import DataSettings
 from concert.recipes.shipped import find_recipe
 
 RUN = Path("some runs/own")
@@ -102,18 +105,31 @@ def test_the_hint_is_given_once_and_of_a_few_images_at_the_end(
             found: Any = SimpleNamespace(label=label, radius=0.0, n_used=100)
             display(CertifyProgress(found, true_label=done % 4, seconds=1, done=done, total=total))
     printed = capsys.readouterr().out
+    assert printed.count("figures of this part of the run") == 1
     assert printed.count("of the first") == bool(said)
     assert said in printed
 
 
-def test_the_hint_knows_where_the_images_are_and_whose_code_there_is() -> None:
-    own = {"name": "lenet", "denoiser": {"name": "mine.Denoiser", "init_args": {}}}
-    said = untrained_hint(
-        16, 16, RUN, Description(own, {"sigma": 0.5}, 10, (1, 28, 28), (), "mnist"), Path("a b")
-    )
-    commands = re.findall(r"concert train (\S+) (.*?)(?:;|$)", said)
-    assert len(commands) == 2
-    for _, flags in commands:
-        given = shlex.split(flags)
-        assert given[given.index("--data.path") + 1] == "a b"
-        assert "--trust" in given
+MNIST = Description({"name": "lenet"}, {"sigma": 0.5}, 10, (1, 28, 28), (), "mnist")
+
+
+def commands_of(said: str) -> list[list[str]]:
+    found = re.findall(r"concert train (\S+) (.*?)(?:;|$)", said)
+    return [shlex.split(flags) for _, flags in found]
+
+
+def test_the_hint_says_where_the_runs_own_data_are_and_no_others() -> None:
+    here = DataSettings("mnist", Path("a b"), size=28)
+    for flags in commands_of(untrained_hint(16, 16, RUN, MNIST, here)):
+        assert flags[flags.index("--data.path") + 1] == "a b"
+        assert flags[flags.index("--data.size") + 1] == "28"
+    for flags in commands_of(untrained_hint(16, 16, RUN, MNIST, replace(here, name="letters"))):
+        assert not {"--data.path", "--data.size"} & set(flags)
+
+
+def test_a_model_behind_a_denoiser_is_fine_tuned_with_it() -> None:
+    own = {"name": "lenet", "denoiser": {"name": "mine.Denoiser", "init_args": {"depth": 4}}}
+    (flags,) = commands_of(untrained_hint(16, 16, RUN, replace(MNIST, classifier=own)))
+    assert flags[flags.index("--classifier.denoiser") + 1] == "mine.Denoiser"
+    assert json.loads(flags[flags.index("--classifier.denoiser_args") + 1]) == {"depth": 4}
+    assert "--trust" in flags

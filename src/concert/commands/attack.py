@@ -13,7 +13,7 @@ from concert.attacks.run import AttackProgress, StepProgress, attack_data
 from concert.attacks.settings import AttackSettings, method_arguments
 from concert.colorization import build_colorizer
 from concert.colorization.published import RELEASES
-from concert.commands.loading import load_run
+from concert.commands.loading import load_run, trust_flag
 from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import load_images
 from concert.import_paths import import_from_here
@@ -142,8 +142,9 @@ def run(options: Any, argv: list[str]) -> int:
     console.print(f"attack: {out}")
     split = "" if options.split == "test" else f" --split {options.split}"
     name = "" if data.name == description.data else f" --data.name {shlex.quote(data.name)}"
+    flags = f"{name}{trust_flag(description)}"
     console.print(
-        f"next: concert certify {shlex.quote(str(options.run))}{name} --data.path "
+        f"next: concert certify {shlex.quote(str(options.run))}{flags} --data.path "
         f"{shlex.quote(str(out))}{split} --log {shlex.quote(str(out / 'certify.tsv'))}"
     )
     return 0

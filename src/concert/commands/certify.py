@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from concert.certificates import Guarantee
 from concert.certification.stopping import staging_loss
-from concert.commands.loading import load_run
+from concert.commands.loading import load_run, trust_flag
 from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import ImageSet, load_images
 from concert.data.known import KNOWN
@@ -23,10 +24,10 @@ from concert.evaluation.metrics import (
     average_certified_radius,
     certified_accuracy,
 )
-from concert.import_paths import is_foreign
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
 from concert.recipes.building import Description
+from concert.recipes.config import DataSettings
 from concert.recipes.shipped import recipe_names
 from concert.records.reading import LoadedLog, read_log
 from concert.runs import data_of, read_description
@@ -88,7 +89,7 @@ def run(options: Any, argv: list[str]) -> int:
                 f"of its radius where all votes agree, {loss.ninety:.2%} where 90 % do"
             )
         certify_with_display(
-            smoothed, options.run, images, settings, log_path, console, command, team, data.path
+            smoothed, options.run, images, settings, log_path, console, command, team, data
         )
         if team.rank == 0:
             log = read_log(log_path)
@@ -103,9 +104,11 @@ def run(options: Any, argv: list[str]) -> int:
 
 UNTRAINED: Final = (
     "of the first {images} images {what}: the classifier does not seem to be trained with this "
-    "noise. Fine-tune it: concert train {recipe} --init {run}{flags} --out {run}-tuned; or put a "
-    "denoiser before it: concert train {recipe} --init {run}{flags} --objective.name denoise "
-    "--classifier.denoiser dncnn --out {run}-denoised"
+    "noise. Fine-tune it: concert train {recipe} --init {run}{flags} --out {run}-tuned"
+)
+DENOISER: Final = (
+    "; or put a denoiser before it: concert train {recipe} --init {run}{flags} --objective.name "
+    "denoise --classifier.denoiser dncnn --out {run}-denoised"
 )
 
 
@@ -114,32 +117,38 @@ def untrained_hint(
     abstained: int,
     run: Path,
     description: Description,
-    data_path: Path | None = None,
+    certified: DataSettings | None = None,
 ) -> str:
     """What to do about a run whose first `images` were no use; `abstained` of them got no class.
 
     The recipe is one of Gaussian augmentation, whose objective has no settings that a denoiser's
-    lacks, for the run's data where there is one, with a sigma near the run's. `data_path`: where
-    the images certified are.
+    lacks, for the run's data where there is one, with a sigma near the run's. `certified`: the
+    images certified, which say where such data are.
     """
     rest = images - abstained
     same = f" and the other {rest} get one and the same class" if rest else ""
     data, sigma = description.data, description.noise.get("sigma")
     shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
     flags = [] if shipped == data else [f"--data.name {shlex.quote(data)}"]
-    if data_path is not None:
-        flags += [f"--data.path {shlex.quote(str(data_path))}"]
+    found = certified if certified is not None and certified.name == data else DataSettings(data)
+    if found.path is not None:
+        flags += [f"--data.path {shlex.quote(str(found.path))}"]
     elif data not in KNOWN:
         flags += ["--data.path FOLDER"]
+    flags += [] if found.size is None else [f"--data.size {found.size}"]
     level = "0.5"
     if sigma is not None:
         level = min(("0.25", "0.5", "1.0"), key=lambda known: abs(float(known) - sigma))
         flags += [] if float(level) == sigma else [f"--noise.sigma {sigma:g}"]
     # The scaled recipes of ImageNet are smoke tests.
     recipe = f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu")
-    parts = (description.classifier, description.classifier.get("denoiser", {}))
-    flags += ["--trust"] if any(is_foreign(part.get("name", "")) for part in parts) else []
-    return UNTRAINED.format(
+    flags += trust_flag(description).split()
+    denoiser = description.classifier.get("denoiser")
+    if denoiser:
+        arguments = shlex.quote(json.dumps(denoiser.get("init_args") or {}))
+        flags += [f"--classifier.denoiser {shlex.quote(denoiser['name'])}"]
+        flags += [f"--classifier.denoiser_args {arguments}"]
+    return (UNTRAINED if denoiser else UNTRAINED + DENOISER).format(
         images=images,
         what=f"{abstained} abstain{same}",
         recipe=recipe,
@@ -218,12 +227,12 @@ def certify_with_display(
     console: Console,
     command: str = "",
     team: Team | None = None,
-    data_path: Path | None = None,
+    data: DataSettings | None = None,
 ) -> None:
-    """Certify with a live table on the console; `data_path` is where the images are."""
+    """Certify with a live table on the console; `data` says where the images are."""
 
     def advice(first: int, abstained: int) -> str:
-        return untrained_hint(first, abstained, run, read_description(run)[0], data_path)
+        return untrained_hint(first, abstained, run, read_description(run)[0], data)
 
     keep_large_blocks()
     # Answers to attacked images are the attack's doing.

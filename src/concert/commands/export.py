@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from concert.checks import check_images
-from concert.commands.loading import load_run
+from concert.commands.loading import load_run, trust_flag
 from concert.console import make_console
 from concert.data import load_images, subset_indices
 from concert.engines.choice import check_engine
@@ -86,6 +86,7 @@ def run(options: Any, argv: list[str]) -> int:
         console.print("an int8 network is another classifier: certify it anew")
     log = options.run / f"certify-{options.engine}.tsv"
     console.print(
-        f"next: concert certify {shlex.quote(str(options.run))} --log {shlex.quote(str(log))}"
+        f"next: concert certify {shlex.quote(str(options.run))}{trust_flag(description)} "
+        f"--log {shlex.quote(str(log))}"
     )
     return 0

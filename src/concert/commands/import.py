@@ -35,10 +35,13 @@ def parser() -> Parser:
         "--mean",
         type=list[float] | float | None,
         default=None,
-        help="of another normalisation, [a,b,c] with a value for each channel; default: 0",
+        help="of another normalisation, [a,b,c], one of each channel; 0 beside --std alone",
     )
     made.add_argument(
-        "--std", type=list[float] | float | None, default=None, help="as mean; default: 1"
+        "--std",
+        type=list[float] | float | None,
+        default=None,
+        help="as mean; 1 beside --mean alone",
     )
     made.add_argument(
         "--data.name",

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from concert.errors import ConcertError
-from concert.import_paths import import_from_here
+from concert.import_paths import import_from_here, is_foreign
+from concert.recipes.building import Description
 from concert.runs import load
 from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
@@ -31,3 +32,9 @@ def load_run(
         raise ConcertError(
             f"cannot use accelerator '{options.accelerator}': {str(error).splitlines()[0]}"
         ) from None
+
+
+def trust_flag(description: Description) -> str:
+    """--trust, where a model has code from outside `concert`, for a command that loads it."""
+    parts = (description.classifier, description.classifier.get("denoiser") or {})
+    return " --trust" if any(is_foreign(str(part.get("name", ""))) for part in parts) else ""

@@ -16,13 +16,15 @@ from jsonargparse._actions import ActionConfigFile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from concert.commands.loading import trust_flag
 from concert.console import StopSignal, make_console
 from concert.errors import INTERRUPTED
-from concert.import_paths import import_from_here, is_foreign
+from concert.import_paths import import_from_here
 from concert.memory import keep_large_blocks
 from concert.parsers import COMMANDS, Parser
 from concert.recipes.building import check_noise_settings
 from concert.recipes.config import NoiseSettings, Recipe
+from concert.runs import read_description
 from concert.training.initial_weights import settle_classifier
 from concert.training.loop import StepProgress, Watcher, train
 from concert.training.run_claim import claim_folder
@@ -124,9 +126,8 @@ def run(options: Any, argv: list[str]) -> int:
             console.print(f"stopped; the same command goes on from {out}")
             return INTERRUPTED
         console.print(f"trained: {out}")
-    parts = (recipe.classifier.name, recipe.classifier.denoiser or "")
-    trust = " --trust" if any(map(is_foreign, parts)) else ""
-    console.print(f"next: concert certify {shlex.quote(str(out))}{trust}")
+    description, _ = read_description(out)
+    console.print(f"next: concert certify {shlex.quote(str(out))}{trust_flag(description)}")
     return 0
 
 

@@ -70,8 +70,8 @@ class Evidence:
 
     whole: the perturbation. Of cAdv, which begins at a recoloured image, else None: start, what is
     there before the first step; own, the change from there; gained, by how much the correlation of
-    the whole exceeds that of the start, paired by image. Parts with less than two images that vary
-    are None.
+    the whole exceeds that of the start, of the images that have both. What fewer than two images
+    can be used for is None.
     """
 
     whole: Followed
@@ -120,13 +120,13 @@ def attack_evidence(
         followed(*pair, maps, seed) for pair in ((clean, start), (start, attacked))
     )
     gained = (each - at_start)[np.isfinite(each - at_start)]
-    return Evidence(whole, before, own, _average(gained, seed) if len(gained) else None), each
+    return Evidence(whole, before, own, _average(gained, seed) if len(gained) > 1 else None), each
 
 
 def followed(
     before: Tensor, after: Tensor, maps: Floats, seed: int
 ) -> tuple[Followed | None, Floats]:
-    """What the changes of images (B, C, H, W) have of maps (B, H * W), and their correlations (B,).
+    """How changes of images (B, C, H, W) follow maps (B, H * W), and the correlations (B,).
 
     None where fewer than two images can be used; correlations of the others are NaN.
     """
