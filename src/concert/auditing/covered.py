@@ -130,7 +130,8 @@ def main(run: Path, log: Path, attack: Path, out: Path | None = None, trust: boo
     check_same_images(read, described, attack)
     images = read_images(attack)
     found = covered_images(load(run, trust), read, images.clean, images.attacked, images.numbers)
-    certification = {name: log_identity(read).get(name) for name in CERTIFICATION}
+    identity = log_identity(read)
+    certification = {name: identity.get(name) for name in CERTIFICATION}
     told = {"attack": told_of(described), "certification": certification}
     return as_json(told | asdict(found), out)
 

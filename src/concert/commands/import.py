@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from concert.commands.loading import trust_flag
 from concert.console import make_console
 from concert.data.known import KNOWN
 from concert.foreign.importing import ImportSettings, import_checkpoint
@@ -101,7 +102,7 @@ def run(options: Any, argv: list[str]) -> int:
         f"imported: {options.out}, {made.classifier['name']} for {channels}x{height}x{width} "
         f"images of {made.num_classes} classes, {normalised}, sigma {options.sigma:g}"
     )
-    more = "" if options.classifier.name is None else " --trust"
+    more = trust_flag(made)
     if made.data not in KNOWN and options.data.path is None:
         more += " --data.path FOLDER"
     console.print(f"next: concert certify {shlex.quote(str(options.out))}{more}")

@@ -119,7 +119,8 @@ def attack_evidence(
     (before, at_start), (own, _) = (
         followed(*pair, maps, seed) for pair in ((clean, start), (start, attacked))
     )
-    gained = (each - at_start)[np.isfinite(each - at_start)]
+    gained = each - at_start
+    gained = gained[np.isfinite(gained)]
     return Evidence(whole, before, own, _average(gained, seed) if len(gained) > 1 else None), each
 
 
