@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -14,8 +15,9 @@ from rich.table import Table
 
 
 def clock(seconds: float) -> str:
-    """Minutes and whole seconds, as 12:05."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Minutes and whole seconds, rounded up, as 12:05."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 class StopSignal:

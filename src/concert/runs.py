@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from concert.recipes.building import Description, build_base, build_noise
 from concert.recipes.config import DataSettings
 from concert.sampling.sampler import SamplingSettings
 from concert.smoothing import SmoothedClassifier
+
+log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 WEIGHTS: Final = "weights.safetensors"
@@ -84,6 +87,7 @@ def save_model(
         "class_names": list(description.class_names),
         "data": description.data,
         "trained_on": dict(inputs or {}),
+        **source_of(classifier, noise),
     }
     write_atomically(folder / CONFIG, json.dumps(text, indent=2) + "\n")
 
@@ -214,6 +218,7 @@ def load(
     tensors = read_weights(folder, digest)
     load_into(classifier, tensors, "classifier", folder)
     load_into(noise, tensors, "noise", folder)
+    _compare_source(folder, classifier, noise)
     smoothed = SmoothedClassifier(
         classifier,
         noise,
@@ -223,6 +228,17 @@ def load(
         read_choice(folder, digest) if deployed else None,
     )
     return smoothed.eval().to(device or "cpu")
+
+
+def _compare_source(folder: Path, *models: nn.Module) -> None:
+    """Warn if the user's own classes are no longer those that the weights were saved with."""
+    saved = json.loads((folder / CONFIG).read_text()).get("classifier_source")
+    if saved is not None and source_of(*models).get("classifier_source") != saved:
+        log.warning(
+            "the code of the classifier has changed since %s was saved: with the same weights it "
+            "may be another classifier",
+            folder,
+        )
 
 
 def _not_fitting(folder: Path, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from concert.files import write_atomically
 
 
 def run_tool(main: Callable[..., str]) -> None:
-    """Call `main` with the arguments of the command line and print its text; exit 2 on mistakes."""
+    """Call `main` with the arguments of the command line and print its text; exit 2 on mistakes.
+
+    `--trust` needs no value, as for the commands.
+    """
+    given = sys.argv[1:]
+    bare = (
+        each == "--trust" and (after is None or after.startswith("-"))
+        for each, after in zip_longest(given, given[1:])
+    )
+    arguments = [f"{each}=true" if alone else each for each, alone in zip(given, bare, strict=True)]
     try:
-        print(auto_cli(main, as_positional=True))
+        print(auto_cli(main, as_positional=True, args=arguments))
     except ConcertError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from concert.commands.certify import CertificationDisplay, untrained_hint
+from concert.commands.certify import CertificationDisplay
 from concert.commands.train import parser, recipe_of
+from concert.commands.untrained import untrained_hint
 from concert.console import StopSignal, make_console
 from concert.evaluation.certify import CertifyProgress
 from concert.recipes.building import Description, build_objective
@@ -62,7 +63,7 @@ def test_abstentions_are_counted_by_themselves(abstained: int, said: str) -> Non
 def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
     changed: dict[str, Any], command: str
 ) -> None:
-    commands = re.findall(r"concert train (\S+) (.*?)(?:;|$)", hint(**changed))
+    commands = re.findall(r"^  concert train (\S+) (.*)$", hint(**changed), re.MULTILINE)
     assert [recipe for recipe, _ in commands] == [command] * 2
     for recipe, flags in commands:
         train = parser()
@@ -114,7 +115,7 @@ MNIST = Description({"name": "lenet"}, {"sigma": 0.5}, 10, (1, 28, 28), (), "mni
 
 
 def commands_of(said: str) -> list[list[str]]:
-    found = re.findall(r"concert train (\S+) (.*?)(?:;|$)", said)
+    found = re.findall(r"^  concert train (\S+) (.*)$", said, re.MULTILINE)
     return [shlex.split(flags) for _, flags in found]
 
 

@@ -31,6 +31,18 @@ def test_shapes_of_known_and_other_images() -> None:
     assert shape_of(DataSettings("of-my-own", size=64)) == (3, 64, 64)
 
 
+def test_a_method_whose_own_terms_never_begin_is_refused(folder: Path) -> None:
+    """Its row would be plain cross-entropy under the method's name."""
+    for start, refused in ((1, False), (2, True)):
+        entry = {"recipe": "concert.yaml", "set": {"objective.start_epoch": start}}
+        change(folder, runs=[entry])
+        if not refused:
+            read_spec("spec.yaml", Path("out"))
+            continue
+        with pytest.raises(ConcertError, match="start_epoch 2 is not reached in 2 epochs"):
+            read_spec("spec.yaml", Path("out"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -90,7 +90,7 @@ def test_the_papers_numbers_are_explained(folder: Path) -> None:
         assert "interval: its 95 % bootstrap interval over images" in text
         assert "rounded down" in text
         assert SOURCES in text
-        assert "Training took 1 to 1 minutes of this machine a run" in text
+        assert "Training took 1 minute of this machine a run" in text
     assert "it trained Concert for 300 epochs" in SOURCES
 
 
@@ -145,3 +145,25 @@ def test_figures_of_groups_that_are_gone_are_removed(folder: Path) -> None:
 
 def test_the_logs_here_are_those_of_the_specification() -> None:
     assert IDENTITY["n"] == SPEC["certify"]["n"]
+
+
+def test_the_first_runs_are_compared_with_those_of_their_figures(folder: Path) -> None:
+    runs = [
+        {"recipe": "cohen.yaml", "name": name, "groups": groups}
+        for name, groups in (("a", ["x"]), ("b", ["x", "y"]), ("c", ["y"]), ("d", ["z"]))
+    ]
+    change(folder, runs=runs, first=["b", "d"])
+    comparison = read_spec("spec.yaml", Path("out"))
+    for run in comparison.runs:
+        write_log(run.folder, method=run.name.upper())
+    write_comparison(comparison, folder / "report")
+    table = pd.read_csv(folder / "report" / "differences.csv")
+    pairs = list(dict.fromkeys(zip(table["first"], table["other"], strict=True)))
+    assert pairs == [("B, sigma 0.25", "A, sigma 0.25"), ("B, sigma 0.25", "C, sigma 0.25")]
+    assert "McNemar" in (folder / "report" / "differences.md").read_text()
+    change(folder, runs=runs)
+    write_comparison(read_spec("spec.yaml", Path("out")), folder / "report")
+    assert not (folder / "report" / "differences.csv").exists()
+    change(folder, runs=runs, first="e")
+    with pytest.raises(ConcertError, match="first: unknown run 'e'"):
+        read_spec("spec.yaml", Path("out"))

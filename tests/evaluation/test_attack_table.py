@@ -71,7 +71,10 @@ def test_images_that_were_right_before_are_told_apart(attacked_log: MakeLog) -> 
         [1, "all", 2.25, 2, 1],
         [1, "all", math.inf, 4, 1],
     ]
-    assert printed(table)["images"].tolist() == ["all", "right before", "all"]
+    shown = printed(table)
+    assert shown["images"].tolist() == ["all", "right before", "all"]
+    assert shown["clean"].tolist() == ["0.75", "1.00", ""]
+    assert table["right before"].tolist()[:4] == [1, 3, 1, 3]
     notes = attack_notes(logs)
     (told,) = (note for note in notes if "before the attack (" in note)
     assert told.startswith("run: its smoothed classifier was right on 3 of 4 images")
@@ -116,6 +119,7 @@ def test_the_printed_table_has_a_row_a_log_and_a_cell_a_tau(attacked_log: MakeLo
         "targets",
         "against",
         "images",
+        "clean",
         "tau 0.5",
         "tau 2.25",
         "all",

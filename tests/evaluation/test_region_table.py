@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from concert.evaluation.region_table import region_notes, region_table
+from concert.evaluation.region_table import EARLY, region_notes, region_table
 from concert.evaluation.rendering import to_markdown
 from concert.records.reading import LoadedLog, read_log
 
@@ -41,6 +42,9 @@ def test_the_table_by_hand(make_log: Callable[..., LoadedLog]) -> None:
     assert "| 0.649 | 0.949 | 1.5 | 2 | 50.0 | 1000 |" in text
     assert "(Cohen, sigma 0.25)" in text
     assert "stopped on a grid" not in text
+    assert EARLY in text, "these logs do not say how they stopped"
+    whole = [replace(log, run={"identity": {"stopping": "full"}, "info": {}})]
+    assert EARLY not in region_notes(whole)
     first.run["identity"]["stopping"] = "grid:0,0.5"
     assert any(
         note.startswith("AMCR, axis and log-volume of Cohen, sigma 0.25: lower bounds")

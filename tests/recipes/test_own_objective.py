@@ -11,7 +11,7 @@ import yaml
 
 from concert.cli import main
 from concert.errors import ConcertError
-from concert.evaluation.certify import describe_method
+from concert.evaluation.describing import describe_method
 from concert.objectives import GaussianObjective, Objective
 from concert.recipes.building import Description, build_objective
 from concert.recipes.config import (
@@ -43,6 +43,10 @@ class Cohen(GaussianObjective):
 
 class Denoising(DenoiseObjective):
     pass
+
+class Bare(GaussianObjective):
+    def __call__(self, *given):
+        return super().__call__(*given).total
 
 class Halved(GaussianObjective):
     def __init__(self) -> None:
@@ -122,6 +126,15 @@ def test_a_denoising_method_of_ones_own_needs_a_denoiser(
     Path("own.yaml").write_text(yaml.safe_dump(recipe("own_method.Denoising")))
     assert main(["train", "own.yaml", "--out", "run"]) == 2
     assert "'own_method.Denoising' trains a denoiser" in capsys.readouterr().err
+
+
+def test_a_method_that_returns_no_loss_terms_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.yaml").write_text(yaml.safe_dump(recipe("own_method.Bare")))
+    assert main(["train", "own.yaml", "--out", "run"]) == 2
+    said = "'own_method.Bare' must return concert.objectives.LossTerms, not Tensor"
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_is_not_gone_on_with_by_other_code(here: Path) -> None:

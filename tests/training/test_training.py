@@ -14,7 +14,8 @@ from watchers import StopAfter
 
 from concert.data import load_images
 from concert.errors import ConcertError
-from concert.evaluation.certify import CertifySettings, certify_data, describe_method
+from concert.evaluation.certify import CertifySettings, certify_data
+from concert.evaluation.describing import describe_method
 from concert.generator import CoarseGenerator
 from concert.noise import GeneratedNoise, IsotropicNoise
 from concert.recipes.config import (

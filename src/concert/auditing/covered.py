@@ -43,7 +43,7 @@ class Covered:
     images: that the log and the attack have in common. certified: of them, right with a radius
     above 0. by_ball: attacked images inside the ball. covered: inside the ball or the ellipsoid;
     share, low, high: of all images in common, with its exact 95 % interval. largest_l2: norm of the
-    largest perturbation covered, 0 for none. guarantee: of the certificates.
+    largest perturbation covered, None for none. guarantee: of the certificates.
     """
 
     images: int
@@ -53,7 +53,7 @@ class Covered:
     share: float
     low: float
     high: float
-    largest_l2: float
+    largest_l2: float | None
     guarantee: str
 
 
@@ -98,7 +98,7 @@ def covered_images(
         share=float(share.value),
         low=float(share.low),
         high=float(share.high),
-        largest_l2=max(inside, default=0.0),
+        largest_l2=max(inside, default=None),
         guarantee=log.guarantee_sentence(guarantee),
     )
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 
 from concert.certificates import Guarantee
 from concert.certification.stopping import staging_loss
-from concert.commands.loading import load_run, trust_flag
+from concert.commands.loading import load_run
+from concert.commands.untrained import untrained_hint
 from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.data import ImageSet, load_images
-from concert.data.known import KNOWN
 from concert.evaluation.certify import CertifyProgress, CertifySettings, certify_data, check_run
 from concert.evaluation.collapse import ENOUGH, collapsed
 from concert.evaluation.metrics import (
@@ -26,9 +25,7 @@ from concert.evaluation.metrics import (
 )
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
-from concert.recipes.building import Description
 from concert.recipes.config import DataSettings
-from concert.recipes.shipped import recipe_names
 from concert.records.reading import LoadedLog, read_log
 from concert.runs import data_of, read_description
 from concert.smoothing import SmoothedClassifier
@@ -100,61 +97,6 @@ def run(options: Any, argv: list[str]) -> int:
         console.print(f"log: {log_path}")
         console.print(f"next: concert report {shlex.quote(str(log_path))}")
     return 0
-
-
-UNTRAINED: Final = (
-    "of the first {images} images {what}: the classifier does not seem to be trained with this "
-    "noise. Fine-tune it: concert train {recipe} --init {run}{flags} --out {run}-tuned"
-)
-DENOISER: Final = (
-    "; or put a denoiser before it: concert train {recipe} --init {run}{flags} --objective.name "
-    "denoise --classifier.denoiser dncnn --out {run}-denoised"
-)
-
-
-def untrained_hint(
-    images: int,
-    abstained: int,
-    run: Path,
-    description: Description,
-    certified: DataSettings | None = None,
-) -> str:
-    """What to do about a run whose first `images` were no use; `abstained` of them got no class.
-
-    The recipe is one of Gaussian augmentation, whose objective has no settings that a denoiser's
-    lacks, for the run's data where there is one, with a sigma near the run's. `certified`: the
-    images certified, which say where such data are.
-    """
-    rest = images - abstained
-    same = f" and the other {rest} get one and the same class" if rest else ""
-    data, sigma = description.data, description.noise.get("sigma")
-    shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
-    flags = [] if shipped == data else [f"--data.name {shlex.quote(data)}"]
-    found = certified if certified is not None and certified.name == data else DataSettings(data)
-    if found.path is not None:
-        flags += [f"--data.path {shlex.quote(str(found.path))}"]
-    elif data not in KNOWN:
-        flags += ["--data.path FOLDER"]
-    flags += [] if found.size is None else [f"--data.size {found.size}"]
-    level = "0.5"
-    if sigma is not None:
-        level = min(("0.25", "0.5", "1.0"), key=lambda known: abs(float(known) - sigma))
-        flags += [] if float(level) == sigma else [f"--noise.sigma {sigma:g}"]
-    # The scaled recipes of ImageNet are smoke tests.
-    recipe = f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu")
-    flags += trust_flag(description).split()
-    denoiser = description.classifier.get("denoiser")
-    if denoiser:
-        arguments = shlex.quote(json.dumps(denoiser.get("init_args") or {}))
-        flags += [f"--classifier.denoiser {shlex.quote(denoiser['name'])}"]
-        flags += [f"--classifier.denoiser_args {arguments}"]
-    return (UNTRAINED if denoiser else UNTRAINED + DENOISER).format(
-        images=images,
-        what=f"{abstained} abstain{same}",
-        recipe=recipe,
-        run=shlex.quote(str(run)),
-        flags="".join(f" {flag}" for flag in flags),
-    )
 
 
 def summary(log: LoadedLog) -> str:

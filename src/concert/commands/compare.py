@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
+from concert.commands.logged_images import find_images
 from concert.comparison.performing import only_one, perform
 from concert.comparison.report import read_logs, write_attacks, write_comparison
 from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, steps_of
 from concert.console import LiveRow, StopSignal, clock, make_console
 from concert.errors import INTERRUPTED, ConcertError
+from concert.evaluation.page.page import PageExtras
 from concert.import_paths import import_from_here
 from concert.parsers import COMMANDS, Parser
+from concert.runs import GivenData
 
 
 def parser() -> Parser:
@@ -57,12 +61,14 @@ def run(options: Any, argv: list[str]) -> int:
         return INTERRUPTED
     failed, found = next((step for step in steps if step.code != 0), None), read_logs(comparison)
     report = out / REPORT
+    command = f"concert {shlex.join(argv)}"
     if found.logs or failed is None:
-        files = write_comparison(comparison, report)
+        images = find_images(found.logs, GivenData())
+        files = write_comparison(comparison, report, PageExtras(images, command=command))
         table = report / ("paper.md" if report / "paper.md" in files else "table.txt")
         console.print(table.read_text(encoding="utf-8"))
         console.print(f"report: {report} ({', '.join(file.name for file in files)})")
-    files, missing = write_attacks(comparison, report)
+    files, missing = write_attacks(comparison, report, PageExtras(command=command))
     for verdict in (file for file in files if file.name == "verdict.md"):
         console.print(f"attack {verdict.parent.name}:\n{verdict.read_text(encoding='utf-8')}")
     if failed is not None:
@@ -93,13 +99,11 @@ class ComparisonDisplay(LiveRow):
         left, everything = progress.seconds_left()
         time_left = clock(left)
         if not everything:
-            time_left = f"more than {time_left}" if int(left) else "not known yet"
-        running = (f"{step.name} {step.done:.0%}" for step in progress.running())
-        row = [
-            ("done", f"{len(ended)}/{len(progress.steps)}"),
-            ("running", ", ".join(running)),
-            ("time left", time_left),
-        ]
+            time_left = f"{time_left} and steps not timed yet" if int(left) else "not known yet"
+        row = [("done", f"{len(ended)}/{len(progress.steps)}")]
+        if len(ended) < len(progress.steps):
+            running = (f"{step.name} {step.done:.0%}" for step in progress.running())
+            row += [("running", ", ".join(running) or "-"), ("time left", time_left)]
         # An interrupt is passed on to the processes first, and they are waited for.
         if not self.stop.asked:
             self.show(row, finished=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from concert.commands.loading import trust_flag
+from concert.commands.logged_images import AT_HAND
 from concert.console import make_console
 from concert.data.known import KNOWN
 from concert.foreign.importing import ImportSettings, import_checkpoint
@@ -106,6 +107,8 @@ def run(options: Any, argv: list[str]) -> int:
     if made.data not in KNOWN and options.data.path is None:
         more += " --data.path FOLDER"
     console.print(f"next: concert certify {shlex.quote(str(options.out))}{more}")
+    if options.data.path is None and made.data in KNOWN and made.data != AT_HAND:
+        console.print(f"--data.path FOLDER where {made.data} is; else it is downloaded")
     return 0
 
 

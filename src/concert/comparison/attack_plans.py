@@ -23,10 +23,11 @@ from concert.comparison.given import Part, certification, check_keys, flags, is_
 from concert.comparison.plan import AttackPlan, PlannedAttack, PlannedRun, attack_folder
 from concert.comparison.products import LOG
 from concert.errors import ConcertError, nearest
+from concert.evaluation.attack_table import checked_taus
 from concert.recipes.config import DataSettings
 from concert.sampling.sampler import SamplingSettings
 
-ATTACK_PARTS: Final = ("runs", "first", "set", "certify")
+ATTACK_PARTS: Final = ("runs", "first", "taus", "set", "certify")
 # Where the attacked images are, is for the comparison to say.
 FLAGS: Final = {
     "set": Part("{preset: fast}", ("run", "out")),
@@ -81,7 +82,7 @@ def _plan(
         planned = [_attack_on(run, name, asked, chosen["certify"]) for run in members]
     except ConcertError as error:
         raise ConcertError(f"{where}: {error}") from None
-    return AttackPlan(name, planned, first)
+    return AttackPlan(name, planned, first, _taus(where, entry.get("taus")))
 
 
 def _members(where: str, given: Any, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -95,6 +96,21 @@ def _members(where: str, given: Any, runs: Sequence[PlannedRun]) -> list[Planned
         if name not in by_name:
             raise ConcertError(f"{where}: {nearest('run', str(name), _names(runs))}")
     return [by_name[name] for name in dict.fromkeys(given)]
+
+
+def _taus(where: str, given: Any) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    numbers = isinstance(given, list) and all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in given
+    )
+    try:
+        if not given or not numbers:
+            raise ConcertError(f"taus must be a list of numbers, got {given}")
+        checked_taus(given)
+    except ConcertError as error:
+        raise ConcertError(f"{where}: {error}") from None
+    return tuple(map(float, given))
 
 
 def _names(runs: Sequence[PlannedRun]) -> list[str]:

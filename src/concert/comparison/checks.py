@@ -41,12 +41,19 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     """The settings of a run's certification, with its certificate by name.
 
     `options`: of `concert certify`, parsed. Raises ConcertError where the objective or the noise of
-    the recipe does not exist or does not fit, where the settings can never certify, where a rule
-    for a subset is none, and where a classifier does not exist or is the user's own and not
-    trusted.
+    the recipe does not exist, does not fit or never begins, where the settings can never certify,
+    where a rule for a subset is none, and where a classifier does not exist or is the user's own
+    and not trusted.
     """
     noise = noise_of(recipe)
-    build_objective(recipe.objective).check(noise)
+    objective = build_objective(recipe.objective)
+    objective.check(noise)
+    if not objective.starts_within(recipe.training.epochs):
+        raise ConcertError(
+            f"objective.start_epoch {objective.start_epoch} is not reached in "
+            f"{recipe.training.epochs} epochs, and tables would call plain cross-entropy "
+            f"'{recipe.objective.name}': set objective.start_epoch to less, or train for longer"
+        )
     check_subset_rule(recipe.data.subset)
     names = (entry.name for entry in fields(CertifySettings))
     settings = CertifySettings(**{name: getattr(options, name) for name in names})

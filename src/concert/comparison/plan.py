@@ -46,18 +46,25 @@ class AttackPlan:
     """The same attack on several runs, each through its own model.
 
     first: the run whose certified accuracy is compared with that of each other; "" for none.
+    taus: largest l2 norms of the tables' subsets; None for the paper's.
     """
 
     name: str
     members: list[PlannedAttack]
     first: str = ""
+    taus: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A specification, checked. jobs: processes side by side, each with so many threads."""
+    """A specification, checked.
+
+    jobs: processes side by side, each with so many threads. first: the names of the runs that those
+    of the same figures are compared with, image by image.
+    """
 
     runs: list[PlannedRun]
     jobs: int = 1
     threads: int = 1
     attacks: tuple[AttackPlan, ...] = ()
+    first: tuple[str, ...] = ()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from concert.comparison.costs import gradient_variances, run_costs, training_times
 from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
-from concert.comparison.products import LOG, PREDICTION, VARIANCE, measured, weights_of
+from concert.comparison.products import LOG, PREDICTION, measured, weights_of
 from concert.errors import ConcertError
-from concert.evaluation import rendering, table_notes, tables
+from concert.evaluation import difference_table, rendering, table_notes, tables
 from concert.evaluation.attack_verdict import verdict_table, write_verdict
 from concert.evaluation.figures import certified_accuracy_figure
+from concert.evaluation.page.page import PageExtras
 from concert.evaluation.paper_appendix import table_8, table_9
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper
 from concert.evaluation.report import FILES as REPORT_FILES
 from concert.evaluation.report import write_report
 from concert.files import write_atomically
-from concert.recipes.building import build_objective
 from concert.records.reading import LoadedLog, read_log
 
 SOURCES: Final = (
@@ -32,7 +33,7 @@ SOURCES: Final = (
 OF_RUNS: Final = (
     *REPORT_FILES,
     *("runs.csv", "table8.csv", "table9.csv", "gradient_variance.csv", "figure-*.png"),
-    *("paper.csv", "paper.md", "paper.tex"),
+    *("paper.csv", "paper.md", "paper.tex", "differences.csv", "differences.md"),
 )
 OF_ATTACKS: Final = (*REPORT_FILES, "verdict.csv", "verdict.md")
 
@@ -73,14 +74,17 @@ def _readable(files: Sequence[tuple[PlannedRun, Path]]) -> Certified:
     return found
 
 
-def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
+def write_comparison(
+    comparison: Comparison, out: Path, extras: PageExtras | None = None
+) -> list[Path]:
     """Write the report on all runs that are certified into `out`, and return the files' paths.
 
     All that `concert report` writes; paper.{csv,md,tex} (Tables 1, 6, 7), table8.csv, table9.csv;
-    a figure for each group of runs (Figures 3 and 4); runs.csv (what each run cost); and
-    gradient_variance.csv where it was measured (Eq. 12). Runs without a log are named in the notes
-    of the tables. Such files of an earlier report that this one does not have are removed. Raises
-    ConcertError if no run has a log.
+    a figure for each group of runs (Figures 3 and 4); runs.csv (what each run cost);
+    differences.{csv,md} where the comparison has a `first`; and gradient_variance.csv where it was
+    measured (Eq. 12). Runs without a log are named in the notes
+    of the tables. `extras`: what the page shows beside. Such files of an earlier report that this
+    one does not have are removed. Raises ConcertError if no run has a log.
     """
     found = read_logs(comparison)
     certified, logs = found.runs, found.logs
@@ -105,21 +109,46 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     if beside is not None:
         number = TABLE_OF[tables.require_one_dataset(logs)]
         title = f"Columns and first rows: the paper's Table {number}."
-        lines = [title, SOURCES, _training_times(costs["training seconds"]), *notes]
+        lines = [title, SOURCES, training_times(costs["training seconds"]), *notes]
         contents["paper.csv"] = rendering.to_csv(beside)
         contents["paper.md"] = rendering.to_markdown(beside, lines)
         contents["paper.tex"] = rendering.to_latex(beside, lines)
-    for group, members in grouped(certified, logs).items():
+    groups = grouped(certified, logs)
+    for group, members in groups.items():
         contents[f"figure-{group}.png"] = certified_accuracy_figure(members)
+    differences = paired_differences(comparison, found, groups)
+    if len(differences):
+        below = [*difference_table.NOTES, *notes]
+        shown = difference_table.printed(differences)
+        contents["differences.csv"] = rendering.to_csv(differences)
+        contents["differences.md"] = rendering.to_markdown(shown, below)
     variances = gradient_variances(certified)
     if len(variances):
         contents["gradient_variance.csv"] = rendering.to_csv(variances)
-    files = write_report(logs, out, notes=missing)
+    files = write_report(logs, out, extras=extras, notes=missing)
     for name, content in contents.items():
         write_atomically(out / name, content)
     files += [out / name for name in contents]
     _remove_others(out, OF_RUNS, files)
     return files
+
+
+def paired_differences(
+    comparison: Comparison, found: Certified, groups: Mapping[str, Sequence[LoadedLog]]
+) -> pd.DataFrame:
+    """Each `first` run minus each other of its figures, at the radii of the tables."""
+    by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
+    radii = tables.radius_grid(found.logs)
+    parts = []
+    for first in (by_name[name] for name in comparison.first if name in by_name):
+        mates = {id(log) for logs in groups.values() if _among(first, logs) for log in logs}
+        others = [log for log in found.logs if log is not first and id(log) in mates]
+        parts += [difference_table.difference_table(first, others, radii)] if others else []
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _among(log: LoadedLog, logs: Sequence[LoadedLog]) -> bool:
+    return any(each is log for each in logs)
 
 
 def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) -> None:
@@ -129,7 +158,9 @@ def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) 
             file.unlink()
 
 
-def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[str, str]]:
+def write_attacks(
+    comparison: Comparison, out: Path, extras: PageExtras | None = None
+) -> tuple[list[Path], dict[str, str]]:
     """Write the report on each attack into a folder of its name in `out`.
 
     All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
@@ -146,7 +177,9 @@ def write_attacks(comparison: Comparison, out: Path) -> tuple[list[Path], dict[s
         written: list[Path] = []
         try:
             if found.logs:
-                written += write_report(found.logs, out / plan.name, notes=found.notes())
+                written += write_report(
+                    found.logs, out / plan.name, taus=plan.taus, extras=extras, notes=found.notes()
+                )
             written += _write_verdict(plan, found, out / plan.name)
         except ConcertError as error:
             missing[f"attack {plan.name}"] = str(error)
@@ -160,7 +193,7 @@ def _write_verdict(plan: AttackPlan, found: Certified, out: Path) -> list[Path]:
     first = by_name.pop(plan.first, None)
     if first is None or not by_name:
         return []
-    return write_verdict(verdict_table(first, list(by_name.values())), out)
+    return write_verdict(verdict_table(first, list(by_name.values()), plan.taus), out)
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:
@@ -172,53 +205,3 @@ def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, 
         for group in run.groups or (f"{level:g}",):
             found.setdefault(group, []).append(log)
     return found
-
-
-def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataFrame:
-    """What each run is and cost: copies, generator, epochs, seconds of training and certifying."""
-    rows = []
-    for run, log, label in zip(runs, logs, tables.row_labels(logs), strict=True):
-        epochs = pd.read_csv(run.folder / "metrics.csv")
-        noise = log.run["identity"].get("noise") or {}
-        rows.append(
-            {
-                "run": run.name,
-                "sigma": label.sigma,
-                "method": label.method,
-                "generator": str(noise.get("generator", "")),
-                "copies": _copies(run),
-                "epochs": len(epochs),
-                "training images": int(epochs["images"].max()),
-                "training seconds": float(epochs["seconds"].sum()),
-                "seconds per epoch": float(epochs["seconds"].mean()),
-                "certified images": len(log.frame),
-                "certification seconds": float(log.frame["time"].sum()),
-                "seconds per image": float(log.frame["time"].mean()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _training_times(seconds: pd.Series[float]) -> str:
-    shortest, longest = (
-        rendering.rounded_up(end / 60, 0) for end in (seconds.min(), seconds.max())
-    )
-    return f"Training took {shortest} to {longest} minutes of this machine a run (runs.csv)."
-
-
-def _copies(run: PlannedRun) -> int:
-    """Noisy copies of an image in a training step."""
-    objective = build_objective(run.recipe.objective)
-    return 1 if getattr(objective, "train_copies", "all") == "first" else objective.m
-
-
-def gradient_variances(runs: Sequence[PlannedRun]) -> pd.DataFrame:
-    """The variances of the runs that ask for them: a row for each network, form of loss and m."""
-    rows = []
-    for run in runs:
-        if run.gradient_variance:
-            rows += [
-                {"run": run.name, **row}
-                for row in measured(run.folder, VARIANCE).get("variances", [])
-            ]
-    return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ runs:
   - {recipe: mnist/concert-0.25-cpu, name: no-penalty, set: {objective.beta: 0}, groups: [beta]}
 set: {training.epochs: 12}          settings of every training, as its flags
 certify: {n: 100000, subset: "first:500"}
+first: [concert-0.25-cpu]           each is compared with the runs of its figure, image by image
 attacks: {cadv: {set: {preset: fast}}}    on all runs; see concert.comparison.attack_plans
 jobs: 2
 threads: 1
@@ -25,12 +26,12 @@ from concert.comparison.given import Part, certification, check_keys, flags, is_
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
 from concert.comparison.written import read_yaml
-from concert.errors import ConcertError
+from concert.errors import ConcertError, nearest
 from concert.recipes.building import check_noise_settings
 from concert.recipes.shipped import find_recipe, find_spec, recipes_folder
 from concert.training.run_claim import check_claim
 
-PARTS: Final = ("runs", "set", "certify", "attacks", "jobs", "threads")
+PARTS: Final = ("runs", "set", "certify", "first", "attacks", "jobs", "threads")
 RUN_PARTS: Final = ("recipe", "name", "set", "certify", "groups", "gradient_variance")
 # The folder of the report, beside those of the runs.
 REPORT: Final = "report"
@@ -68,8 +69,18 @@ def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison
             f"{file}: runs {runs[0].name} of {runs[0].data} and {other.name} of {other.data} do "
             "not go into one table: write a specification for each data set"
         )
+    first = _first(file, text.get("first"), names)
     attacks = plan_attacks(file, text.get("attacks"), runs, data_path)
-    return Comparison(runs, **whole, attacks=attacks)
+    return Comparison(runs, **whole, attacks=attacks, first=first)
+
+
+def _first(file: Path, given: Any, names: list[str]) -> tuple[str, ...]:
+    """The runs that others are compared with: one name or a list of them."""
+    asked = [] if given is None else given if isinstance(given, list) else [given]
+    for name in asked:
+        if name not in names:
+            raise ConcertError(f"{file}: first: {nearest('run', str(name), names)}")
+    return tuple(dict.fromkeys(asked))
 
 
 def default_out(name: str) -> Path:

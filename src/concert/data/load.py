@@ -125,7 +125,7 @@ def _digits(split: str) -> ImageSet:
     file = _cache_file("digits", split, None, "built-in")
     stored = read_cache(file)
     images, labels = stored[:2] if stored is not None else digits(split)
-    notes = "8x8 pixels, each repeated 3x3 times, with two black pixels around"
+    notes = "digits of 8x8 pixels, each repeated 3x3 times, with two black pixels around"
     image_set = ImageSet(
         "digits", split, images, labels, class_names, "scikit-learn load_digits", notes
     )

@@ -57,9 +57,10 @@ def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None)
     Certified means correct with a radius above 0. Columns: log (its place), sigma, method, attack,
     targets (of the attack; "none" is untargeted), against, images ("all", and where the attack
     knows it "right before": by the smoothed classifier), tau, N (images perturbed by at most tau),
-    certified, accuracy, low and high (exact 95 % interval of a proportion), guarantee, certificate.
-    The last row of a set is without a bound, tau infinite. Where N is 0 the accuracy is NaN. Raises
-    ConcertError for logs of clean images, or of several data sets or attacks.
+    right before (of them, by the most voted class; NaN if not known), certified, accuracy, low and
+    high (exact 95 % interval of a proportion), guarantee, certificate. The last row of a set is
+    without a bound, tau infinite. Where N is 0 the accuracy is NaN. Raises ConcertError for logs of
+    clean images, or of several data sets or attacks.
     """
     require_one_dataset(logs)
     grid = checked_taus(tau_grid(logs) if taus is None else taus)
@@ -86,6 +87,7 @@ def attack_table(logs: Sequence[LoadedLog], taus: Sequence[float] | None = None)
                     "images": images,
                     "tau": tau,
                     "N": n,
+                    "right before": math.nan if right is None else int((right & within).sum()),
                     "certified": k,
                     "accuracy": k / n if n else math.nan,
                     "low": low,
@@ -118,7 +120,8 @@ def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, fl
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """The table in the paper's layout: a row per log and set, a column per tau, all cells text.
 
-    A cell has the accuracy, rounded down, its interval, and the number of images.
+    A cell has the accuracy, rounded down, its interval, and the number of images; "clean" the share
+    of all images that were right before the attack.
     """
     first = ("sigma", "method", "attack", "targets", "against", "images")
     rows = []
@@ -126,7 +129,8 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
         each = part.to_dict("records")
         named = {name: each[0][name] for name in (*first, "guarantee", "certificate")}
         cells = {tau_name(row["tau"]): _cell(row) for row in each}
-        rows.append({**{name: named.pop(name) for name in first}, **cells, **named})
+        clean = {"clean": _clean(each[-1])}
+        rows.append({**{name: named.pop(name) for name in first}, **clean, **cells, **named})
     return pd.DataFrame(rows)
 
 
@@ -142,7 +146,7 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
         "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
-        "the clean image's region.",
+        "the clean image's region. clean: share right before the attack, of all images.",
         "Each model's own attack decides which images are in its subsets"
         f"{stops}: compare models by the column of all images.",
     ]
@@ -161,6 +165,11 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
     if len({frozenset(clean_numbers(log)) for log in logs if "index" in attack_of(log)}) > 1:
         notes.append("The attacks are not of the same clean images: rows differ by that too.")
     return notes + [f"{'; '.join(names)}: attacked with {text}." for text, names in attacks.items()]
+
+
+def _clean(row: Mapping[Any, Any]) -> str:
+    known = row["N"] and not math.isnan(row["right before"])
+    return rounded_down(row["right before"] / row["N"], 2) if known else ""
 
 
 def _cell(row: Mapping[Any, Any]) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from concert.errors import ConcertError
 from concert.evaluation import rendering
@@ -28,11 +27,12 @@ from concert.evaluation.attacked_log import (
 )
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
-    LEVEL,
     Floats,
     certified_radii,
+    mcnemar_p,
     nonzero_certified_accuracy,
     paired_difference,
+    verdict_of,
 )
 from concert.evaluation.tables import JOINT, require_one_dataset, row_labels
 from concert.files import write_atomically
@@ -55,9 +55,9 @@ def verdict_table(
     """A row per other log and tau; the last tau is infinite, which is all images of both logs.
 
     Columns: first, other, tau, N, accuracy first, accuracy other, difference, low, high, p, verdict
-    ("higher", "lower" or "undecided"), guarantee (of the two). Raises ConcertError for logs that
-    are not of attacked images, of several data sets, of attacks with different settings, or of
-    attacks through another model than the one certified.
+    ("higher", "lower", "undecided", or "no images"), guarantee (of the two). Raises ConcertError
+    for logs that are not of attacked images, of several data sets, of attacks with different
+    settings, or of attacks through another model than the one certified.
     """
     logs = [first, *others]
     require_one_dataset(logs)
@@ -122,7 +122,7 @@ def common(
 def _difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
     names = ("accuracy first", "accuracy other", "difference", "low", "high", "p")
     if not len(first):
-        return {"N": 0} | dict.fromkeys(names, math.nan) | {"verdict": "undecided"}
+        return {"N": 0} | dict.fromkeys(names, math.nan) | {"verdict": "no images"}
     interval = paired_difference(first, second, values=_certified)
     # All differences alike: a resample tells nothing of other images.
     enough = len(first) >= FEWEST_IMAGES and interval.low < interval.high
@@ -135,17 +135,14 @@ def _difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
         float(interval.high) if enough else math.nan,
         p,
     )
-    verdict = "undecided"
-    if p < 1.0 - LEVEL:
-        verdict = "higher" if interval.value > 0 else "lower"
+    verdict = verdict_of(float(interval.value), p)
     return {"N": len(first)} | dict(zip(names, values, strict=True)) | {"verdict": verdict}
 
 
 def exact_test(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Two-sided p of McNemar's exact test, from the images that one is certified for alone."""
     ours, theirs = (_certified(frame.sort_values("idx")) for frame in (first, second))
-    alone, discordant = int((ours > theirs).sum()), int((ours != theirs).sum())
-    return float(binomtest(alone, discordant).pvalue) if discordant else 1.0
+    return mcnemar_p(ours, theirs)
 
 
 def _certified(frame: pd.DataFrame) -> Floats:
@@ -168,9 +165,9 @@ def main(
 ) -> str:
     """The table as text; with `out` also DIR/verdict.csv and DIR/verdict.md."""
     table = verdict_table(read_log(log), [read_log(other) for other in others], taus)
-    if out is not None:
-        write_verdict(table, out)
-    return rendering.to_text(printed(table), NOTES)
+    written = [] if out is None else write_verdict(table, out)
+    said = [f"written: {', '.join(map(str, written))}"] if written else []
+    return "\n".join([rendering.to_text(printed(table), NOTES), *said])
 
 
 if __name__ == "__main__":

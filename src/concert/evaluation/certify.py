@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
 
 import torch
-import yaml
 
 from concert.certification.procedure import Procedure
 from concert.data import ImageSet, subset_indices
 from concert.data.known import KNOWN
 from concert.errors import ConcertError
+from concert.evaluation.describing import describe_data, describe_method
 from concert.recipes.building import Description
 from concert.records.parts import shared_log
 from concert.records.record import Certification
@@ -24,16 +23,6 @@ from concert.runs import read_description, source_of, weights_file
 from concert.smoothing import SmoothedClassifier
 from concert.streams import DRAWS_PER_BLOCK, source_name
 from concert.team import Team
-
-# Objectives as tables name them.
-TITLES: Final = {
-    "gaussian": "Cohen",
-    "smoothadv": "SmoothAdv",
-    "macer": "MACER",
-    "consistency": "Consistency",
-    "denoise": "Denoised",
-    "concert": "Concert",
-}
 
 
 @dataclass(frozen=True)
@@ -56,60 +45,6 @@ class CertifyProgress:
     seconds: float
     done: int
     total: int
-
-
-def describe_method(run: Path, description: Description) -> dict[str, Any]:
-    """How tables name the run: the objective and the noise model with its sigma or box."""
-    noise = description.noise
-    kind = noise["kind"]
-    sigma = f"{noise['low']:g}-{noise['high']:g}" if "low" in noise else f"{noise['sigma']:g}"
-    try:
-        title = _title(yaml.safe_load((run / "config.yaml").read_text()))
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        title = "model"
-    method = title if kind == "isotropic" else f"{title} ({kind})"
-    if kind == "banded":
-        method = (
-            f"{title} (colour {noise['chroma_sigma']:g}, blocks of {noise['block']} "
-            f"{noise['smooth_sigma']:g})"
-        )
-    if "grid" in noise:
-        method = f"{title} (1/{noise['grid']} grid)"
-    return {"method": method, "noise": kind, "sigma": sigma}
-
-
-def _title(recipe: Mapping[str, Any]) -> str:
-    """The method of a recipe, or what an imported model was said to be trained by."""
-    name = str(recipe["objective"]["name"])
-    own = name.rpartition(".")[2]
-    # A user's class that is called like one of the paper's methods is not taken for that.
-    taken = own.lower() in {title.lower() for title in TITLES.values()}
-    return TITLES.get(name, name if "imported" in recipe or taken else own)
-
-
-def describe_data(images: ImageSet) -> dict[str, Any]:
-    """How tables name the data; for attacked images also what the attack did to each of them."""
-    if images.attack is None:
-        return {"data": images.name}
-    told = (
-        "method",
-        "targets",
-        "against",
-        "arguments",
-        "reference",
-        "seed",
-        "weights",
-        "classifier",
-        "classifier_source",
-        "noise",
-        "data",
-        "subset",
-        "command",
-    )
-    lists = ("index", "clean_predict", "clean_vote", "success", "l2", "linf")
-    attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}
-    # Another name than the clean images have, so that no table mixes the two.
-    return {"data": f"{images.name}, {attack['method']}", "attack": attack}
 
 
 def check_run(

@@ -56,10 +56,12 @@ def certified_accuracy_figure(logs: Sequence[LoadedLog]) -> bytes:
     figure = Figure(figsize=(7.2, 4.2 + 0.22 * lines), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    # Beyond a log's last radius its accuracy is 0 with an interval, as before.
+    end = 1.05 * max(float(certified_radii(log.frame).max()) for log in logs) or 1.0
     for i, (log, name) in enumerate(zip(logs, names, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         style = LINE_STYLES[guarantees(log.frame)[-1]]
-        steps = step_radii(certified_radii(log.frame))
+        steps = np.append(step_radii(certified_radii(log.frame)), end)
         curve = share_interval(certified_at(log.frame, steps))
         axes.step(
             steps,
@@ -80,7 +82,7 @@ def certified_accuracy_figure(logs: Sequence[LoadedLog]) -> bytes:
     axes.set(xlabel="l2 radius, pixels in [0, 1]", ylabel="certified accuracy")
     axes.set_title(data, loc="left", parse_math=False)
     axes.set_title("bands: exact 95 % interval at each radius by itself", loc="right", fontsize=8)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, end)
     axes.set_ylim(0, 1)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)

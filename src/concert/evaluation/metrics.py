@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 from concert import bounds
 from concert.errors import ConcertError
@@ -159,6 +160,22 @@ def paired_difference(
             f"the two logs give image {image} different labels: compare logs of one data set"
         )
     return bootstrap(values(aligned[0]) - values(aligned[1]), seed, resamples, level)
+
+
+def mcnemar_p(first: Floats, second: Floats) -> float:
+    """Two-sided p of McNemar's exact test for zeros and ones (N,) of the same images.
+
+    From the images that count for one alone; 1 without any.
+    """
+    alone, discordant = int((first > second).sum()), int((first != second).sum())
+    return float(binomtest(alone, discordant).pvalue) if discordant else 1.0
+
+
+def verdict_of(difference: float, p: float) -> str:
+    """ "higher" or "lower" where p is below 0.05, else "undecided"."""
+    if p >= 1.0 - LEVEL:
+        return "undecided"
+    return "higher" if difference > 0 else "lower"
 
 
 def _correct(frame: pd.DataFrame) -> NDArray[np.bool_]:

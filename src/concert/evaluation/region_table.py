@@ -7,6 +7,7 @@ each log with the first one given, image by image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from concert.evaluation.metrics import average_certified_radius, certified_radii
 from concert.evaluation.table_notes import grid_caveats
 from concert.evaluation.tables import require_one_dataset, row_labels
 from concert.records.reading import LoadedLog
+
+EARLY: Final = "Sampling that stopped early leaves regions smaller than all draws would."
 
 
 def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
@@ -69,8 +72,12 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
         f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
         "the first's. Rows with another guarantee than the first's are compared all the same.",
         *grid_caveats(logs, "AMCR, axis and log-volume"),
-        "Sampling that stopped early leaves regions smaller than all draws would.",
+        *([] if all(map(_took_all_draws, logs)) else [EARLY]),
     ]
+
+
+def _took_all_draws(log: LoadedLog) -> bool:
+    return bool(log.run["identity"].get("stopping") == "full")
 
 
 def _larger(log: LoadedLog, first: LoadedLog) -> float:

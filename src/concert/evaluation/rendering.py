@@ -20,7 +20,7 @@ _CONVENTION = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
     "radius with its 95 % bootstrap interval over images (without an upper end where sampling "
     "stopped on a grid of radii), wrong and abstained images counting 0. Accuracies and radii are "
-    "rounded down."
+    "rounded down, abstentions up."
 )
 _CONVENTION_BESIDE_THE_PAPER = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "

@@ -1,4 +1,4 @@
-"""What stands below tables: about the data, how logs were certified, and which are lower bounds."""
+"""What stands below tables: about the data, how runs were trained and certified, lower bounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from concert.evaluation.attacked_log import attacked
+from concert.evaluation.rendering import rounded_up
 from concert.evaluation.tables import row_labels, stopped_on_grid
 from concert.records.reading import LoadedLog
 
@@ -42,18 +43,45 @@ def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
     return [f"{what}{of}: lower bounds, because {GRID_CAVEAT}."]
 
 
+def _subset(log: LoadedLog) -> str:
+    """Which images of the split; of attacked ones also which were attacked."""
+    subset, attack = str(log.run["identity"].get("subset", "all")), log.run["info"].get("attack")
+    if not isinstance(attack, dict) or "subset" not in attack:
+        return subset
+    of_these = "" if subset == "all" else f", of these {subset}"
+    return f"{attack['subset']}, attacked{of_these}"
+
+
+UNANIMOUS: Final = (
+    "Images for which all n draws voted alike, whose radius is the largest that n can show and "
+    "would grow with it"
+)
+
+
+def unanimous_share(log: LoadedLog) -> float:
+    """The share of the images for which all n draws were made and voted for one class."""
+    n, frame = log.run["identity"].get("n"), log.frame
+    if not isinstance(n, int):
+        return 0.0
+    alike = frame["votes"].astype(str).str.count(":") == 1
+    return float(((frame["n_used"].astype(float) == n) & alike).mean())
+
+
 def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
-    """Which logs are not finished, and how each was certified: one note per set of settings."""
+    """Which logs are not finished, and how each was trained and certified: a note per way."""
     notes: list[str] = []
     settings: dict[str, list[str]] = {}
+    trained: dict[str, list[str]] = {}
     for log, label in zip(logs, row_labels(logs), strict=True):
         identity, total = log.run["identity"], log.run["info"].get("subset_images")
         name = label.name
+        if log.run["info"].get("training"):
+            trained.setdefault(str(log.run["info"]["training"]), []).append(name)
         if isinstance(total, int) and len(log.frame) < total:
             notes.append(f"{name}: not finished, {len(log.frame)} of {total} images.")
         data, said = identity.get("data"), {}
         if isinstance(data, dict) and data.get("split"):
-            said["images"] = f"{data['split']} {identity.get('subset', 'all')}"
+            said["images"] = f"{data['split']} {_subset(log)}"
         said |= {key: identity.get(key) for key in ("alpha", "n0", "n", "stopping", "seed")}
         text = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         if text:
@@ -63,6 +91,14 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         notes.append("The logs do not have the same images: their rows differ by that too.")
     if any(map(stopped_on_grid, logs)):
         notes.append(GRID_NOTE)
+    shares = [unanimous_share(log) for log in logs]
+    if max(shares) > 0:
+        each = (
+            f"{label.name} {rounded_up(100 * s, 1)} %"
+            for label, s in zip(row_labels(logs), shares, strict=True)
+        )
+        notes.append(f"{UNANIMOUS}: {'; '.join(each)}.")
+    notes += [f"{'; '.join(names)}: {text}." for text, names in trained.items()]
     if len(settings) == 1:
         return [*notes, f"Certified with {next(iter(settings))}."]
     return notes + [f"{'; '.join(names)}: {text}." for text, names in settings.items()]

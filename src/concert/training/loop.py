@@ -24,6 +24,7 @@ from concert.generator import multiply_adds
 from concert.import_paths import source_hash
 from concert.memory import channels_last
 from concert.noise import NoiseModel
+from concert.objectives import LossTerms
 from concert.recipes.building import build_base, build_noise, build_objective, describe
 from concert.recipes.config import Recipe
 from concert.runs import save_model
@@ -106,7 +107,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     check_classifier(classifier.eval(), torch.zeros((2, *images.shape)), images.num_classes)
     objective.check(noise)
     check_precision(settings, noise, fabric.world_size)
-    if objective.start_epoch >= settings.epochs:
+    if not objective.starts_within(settings.epochs):
         log.warning(
             "only the classification loss is trained: objective.start_epoch %d is not reached in "
             "%d epochs",
@@ -155,6 +156,11 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
             draws = keyed_generator(*address, 1, device=fabric.device)
             with seeded(fabric.device, *address, 2):
                 terms = objective(f, g, x, y, maps, state.epoch, draws)
+            if not isinstance(terms, LossTerms):
+                raise ConcertError(
+                    f"objective '{recipe.objective.name}' must return "
+                    f"concert.objectives.LossTerms, not {type(terms).__name__}"
+                )
             if not bool(terms.total.isfinite()):
                 raise ConcertError(
                     f"the loss is not finite at epoch {state.epoch}, step {state.step}: "

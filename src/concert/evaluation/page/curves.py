@@ -98,7 +98,9 @@ def _curve(log: LoadedLog, label: RowLabel, number: int, end: float, default: fl
     curve = share_interval(certified_at(log.frame, radii))
     values, low, high = (list(map(float, part)) for part in (curve.value, curve.low, curve.high))
     xs = [_x(float(radius), end) for radius in radii]
-    upper, lower = _steps(xs, high), _steps(xs, low)
+    # Beyond its last radius a curve is 0, with the interval that it has there.
+    across = [*xs, WIDTH - RIGHT]
+    upper, lower = _steps(across, [*high, high[-1]]), _steps(across, [*low, low[-1]])
     band = "M" + "L".join(_point(*point) for point in [*upper, *reversed(lower)]) + "Z"
     corners = _steps(xs, values)
     # Marks of curves that lie on each other stand in different places.

@@ -1,0 +1,109 @@
+"""What a certification log says of its run for the tables: method, training, and the images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from concert.data import ImageSet
+from concert.objectives import OBJECTIVES
+from concert.recipes.building import Description
+
+# Objectives as tables name them.
+TITLES: Final = {
+    "gaussian": "Cohen",
+    "smoothadv": "SmoothAdv",
+    "macer": "MACER",
+    "consistency": "Consistency",
+    "denoise": "Denoised",
+    "concert": "Concert",
+}
+
+
+def describe_method(run: Path, description: Description) -> dict[str, Any]:
+    """How tables name the run: the objective and the noise model with its sigma or box; and how it
+    was trained, where its recipe is there.
+    """
+    noise = description.noise
+    kind = noise["kind"]
+    sigma = f"{noise['low']:g}-{noise['high']:g}" if "low" in noise else f"{noise['sigma']:g}"
+    told: dict[str, Any] = {}
+    try:
+        recipe = yaml.safe_load((run / "config.yaml").read_text())
+        title = _title(recipe)
+        told = {} if "imported" in recipe else {"training": training_note(recipe)}
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        title = "model"
+    method = title if kind == "isotropic" else f"{title} ({kind})"
+    if kind == "banded":
+        method = (
+            f"{title} (colour {noise['chroma_sigma']:g}, blocks of {noise['block']} "
+            f"{noise['smooth_sigma']:g})"
+        )
+    if "grid" in noise:
+        method = f"{title} (1/{noise['grid']} grid)"
+    return {"method": method, "noise": kind, "sigma": sigma, **told}
+
+
+def training_note(recipe: Mapping[str, Any]) -> str:
+    """How a recipe trains: epochs, images, copies, initial weights; and whether the method's own
+    terms never begin.
+    """
+    epochs, objective = int(recipe["training"]["epochs"]), recipe["objective"]
+    copies, start = (_setting(objective, name) for name in ("m", "start_epoch"))
+    parts = [f"trained for {epochs} epochs", f"training images {recipe['data']['subset']}"]
+    parts += [] if copies is None else [f"{copies} noisy copies of an image"]
+    parts += [f"from the weights of {recipe['init']}"] if recipe.get("init") else []
+    if start is not None and start >= epochs:
+        parts.append(
+            f"the method's own terms never began (objective.start_epoch {start}): this is plain "
+            "cross-entropy under noise"
+        )
+    return ", ".join(parts)
+
+
+def _setting(objective: Mapping[str, Any], name: str) -> Any:
+    """A setting as given, else the default of the objective; None of a class outside concert."""
+    method = OBJECTIVES.get(objective["name"])
+    if objective.get(name) is not None or method is None:
+        return objective.get(name)
+    parameter = inspect.signature(method).parameters.get(name)
+    return getattr(method, name) if parameter is None else parameter.default
+
+
+def _title(recipe: Mapping[str, Any]) -> str:
+    """The method of a recipe, or what an imported model was said to be trained by."""
+    name = str(recipe["objective"]["name"])
+    own = name.rpartition(".")[2]
+    # A user's class that is called like one of the paper's methods is not taken for that.
+    taken = own.lower() in {title.lower() for title in TITLES.values()}
+    return TITLES.get(name, name if "imported" in recipe or taken else own)
+
+
+def describe_data(images: ImageSet) -> dict[str, Any]:
+    """How tables name the data; for attacked images also what the attack did to each of them."""
+    if images.attack is None:
+        return {"data": images.name}
+    told = (
+        "method",
+        "targets",
+        "against",
+        "arguments",
+        "reference",
+        "seed",
+        "weights",
+        "classifier",
+        "classifier_source",
+        "noise",
+        "data",
+        "subset",
+        "command",
+    )
+    lists = ("index", "clean_predict", "clean_vote", "success", "l2", "linf")
+    attack = {name: images.attack[name] for name in (*told, *lists) if name in images.attack}
+    # Another name than the clean images have, so that no table mixes the two.
+    return {"data": f"{images.name}, {attack['method']}", "attack": attack}
