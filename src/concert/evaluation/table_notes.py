@@ -91,12 +91,13 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         notes.append("The logs do not have the same images: their rows differ by that too.")
     if any(map(stopped_on_grid, logs)):
         notes.append(GRID_NOTE)
-    shares = [unanimous_share(log) for log in logs]
-    if max(shares) > 0:
-        each = (
-            f"{label.name} {rounded_up(100 * s, 1)} %"
-            for label, s in zip(row_labels(logs), shares, strict=True)
-        )
+    capped = {
+        label.name: share
+        for log, label in zip(logs, row_labels(logs), strict=True)
+        if (share := unanimous_share(log)) > 0
+    }
+    if capped:
+        each = (f"{name} {rounded_up(100 * share, 1)} %" for name, share in capped.items())
         notes.append(f"{UNANIMOUS}: {'; '.join(each)}.")
     notes += [f"{'; '.join(names)}: {text}." for text, names in trained.items()]
     if len(settings) == 1:
