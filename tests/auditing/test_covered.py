@@ -87,6 +87,7 @@ def test_a_certificate_on_a_grid_does_not_speak_of_images_off_it(tmp_path: Path)
         attacked = clean + steps / 255
         found = covered_images(smoothed, read_log(file), clean, attacked, [0])
         assert (found.certified, found.by_ball, found.covered) == (1, covered, covered)
+        assert (found.largest_l2 is None) == (covered == 0)
     assert "255" in found.guarantee
 
 

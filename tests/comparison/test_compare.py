@@ -67,6 +67,9 @@ def test_interrupted_and_resumed_it_ends_with_a_report(
     assert list(costs["run"]) == ["cohen", "beta-0"]
     assert list(costs["epochs"]) == [12, 12]
     assert list(costs["training images"]) == [128, 128]
+    page = (report / "report.html").read_text()
+    assert "concert compare spec.yaml --out out" in page, "what makes this very report again"
+    assert "data:image/png" in page, "digits are at hand"
     table = pd.read_csv(report / "table.csv")
     assert list(table["method"]) == ["Cohen", "Concert (generated)"]
     assert {"figure-0.25.png", "figure-beta.png", "table8.csv", "table9.csv"} <= {

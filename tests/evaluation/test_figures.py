@@ -43,6 +43,15 @@ def test_a_png_of_a_sensible_size_with_a_curve_per_log(make_log: Callable[..., L
     assert [has_colour(image, colour) for colour in COLOURS[:4]] == [True, True, True, False]
 
 
+def test_a_curve_that_has_ended_keeps_its_band(make_log: Callable[..., LoadedLog]) -> None:
+    """The second log ends at a quarter of the axis; 0 of 4 images have an interval too."""
+    logs = [make_log([(0, 0, 1.0)] * 4, "a"), make_log([(0, 0, 0.25)] * 4, "b")]
+    image = pixels(certified_accuracy_figure(logs))
+    channels = [int(COLOURS[1][i : i + 2], 16) for i in (1, 3, 5)]
+    band = "#" + "".join(f"{round(255 * 0.87 + 0.13 * channel):02x}" for channel in channels)
+    assert has_colour(image[:, image.shape[1] * 3 // 4 :], band)
+
+
 def test_many_logs_and_logs_without_a_certified_image(make_log: Callable[..., LoadedLog]) -> None:
     logs = [make_log([(0, -1, 0.0)], f"run{i}") for i in range(9)]
     assert pixels(certified_accuracy_figure(logs)).shape[1] > 1000

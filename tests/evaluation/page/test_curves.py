@@ -50,6 +50,17 @@ def test_the_corners_of_a_curve_by_hand(make_log: Callable[..., LoadedLog]) -> N
     assert [text for _, text in chart.x_ticks][:3] == ["0.00", "0.25", "0.50"]
 
 
+def test_a_curve_that_has_ended_keeps_its_band(make_log: Callable[..., LoadedLog]) -> None:
+    """At 0 of 4 images the exact interval is [0, 0.6024], up to the end of the axis."""
+    logs = [make_log(OUTCOMES, "long"), make_log([(0, 0, 0.25)] * 4, "short")]
+    band = points(certified_accuracy_chart(logs).curves[1].band)
+    at_the_end = {y for x, y in band if x == pytest.approx(WIDTH - RIGHT, abs=0.06)}
+    high = 1 - 0.025 ** (1 / 4)
+    height = HEIGHT - TOP - BOTTOM
+    wanted = sorted([TOP + height * (1 - high), HEIGHT - BOTTOM])
+    assert sorted(at_the_end) == pytest.approx(wanted, abs=0.06)
+
+
 def test_the_numbers_are_those_of_the_log_and_not_in_our_favour(
     make_log: Callable[..., LoadedLog],
 ) -> None:
