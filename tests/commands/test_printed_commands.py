@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,12 @@ class Own(nn.Module):
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "own_network.py").write_text(CODE)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "pasted_network.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.delitem(sys.modules, "own_network", raising=False)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("pasted_network", None)
 
 
 def pasted(printed: str, start: str) -> list[list[str]]:
@@ -42,16 +43,16 @@ def pasted(printed: str, start: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-def test_an_own_network_from_import_to_a_report(
+def test_an_pasted_network_from_import_to_a_report(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import own_network  # type: ignore[import-not-found]
+    import pasted_network  # type: ignore[import-not-found]
 
-    network = own_network.Own()
+    network = pasted_network.Own()
     nn.init.zeros_(network.layers[2].weight)
     network.layers[2].bias.data = torch.eye(10)[3]  # one class for all
     torch.save(network.state_dict(), "own.pt")
-    given = ["--classifier.name", "own_network.Own", "--data.name", "digits"]
+    given = ["--classifier.name", "pasted_network.Own", "--data.name", "digits"]
     assert main(["import", "own.pt", "--out", "a run", "--sigma", "0.5", *given]) == 0
     (certify,) = pasted(capsys.readouterr().out, "next: ")
     assert main([*certify, *QUICK]) == 0
@@ -70,14 +71,14 @@ def test_an_own_network_from_import_to_a_report(
 def test_code_that_has_changed_since_the_training_is_told(
     here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    import own_network
+    import pasted_network
 
-    torch.save(own_network.Own().state_dict(), "own.pt")
-    given = ["--classifier.name", "own_network.Own", "--data.name", "digits"]
+    torch.save(pasted_network.Own().state_dict(), "own.pt")
+    given = ["--classifier.name", "pasted_network.Own", "--data.name", "digits"]
     assert main(["import", "own.pt", "--out", "run", "--sigma", "0.5", *given]) == 0
     (certify,) = pasted(capsys.readouterr().out, "next: ")
     assert main([*certify, *QUICK]) == 0
     assert "has changed" not in caplog.text
-    Path("own_network.py").write_text(CODE + "# changed\n")
+    Path("pasted_network.py").write_text(CODE + "# changed\n")
     assert main([*certify, *QUICK, "--log", "other.tsv"]) == 0
     assert "code of the classifier has changed since run/model was saved" in caplog.text
