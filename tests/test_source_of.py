@@ -30,3 +30,16 @@ def test_the_source_of_wrapped_classes_is_hashed(
     (tmp_path / "own_hashed_network.py").write_text(CODE + "# changed\n")
     assert source_of(wrapped) != first
     assert source_of(nn.Sequential(Normalize([0.5], [0.5]), LeNet(10)), IsotropicNoise(0.25)) == {}
+
+
+def test_the_source_of_base_classes_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a class inherits from another file of the user's decides its answers too."""
+    (tmp_path / "own_base.py").write_text(CODE)
+    (tmp_path / "own_derived.py").write_text("import own_base\n\nclass Net(own_base.Net): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_base", "own_derived"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    net = importlib.import_module("own_derived").Net()
+    first = source_of(net)
+    (tmp_path / "own_base.py").write_text(CODE + "# changed\n")
+    assert source_of(net) != first

@@ -20,6 +20,7 @@ def say(run: Path, trust: bool = False, out: Path | None = None) -> str:
         (["a"], "a False None"),
         (["a", "--trust"], "a True None"),
         (["--trust", "--out", "b", "a"], "a True b"),
+        (["--trust", "a"], "a True None"),
         (["a", "--trust", "true"], "a True None"),
         (["a", "--trust", "false"], "a False None"),
         (["a", "--trust=true", "--out", "b"], "a True b"),

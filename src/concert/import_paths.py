@@ -25,8 +25,11 @@ def import_from_here() -> None:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a name is the import path of a class from outside `concert`."""
-    return "." in name and not name.startswith("concert.")
+    """Whether a name is the import path of a class from outside `concert`.
+
+    Importing `concert.__main__` would run a command.
+    """
+    return "." in name and (not name.startswith("concert.") or "__main__" in name.split("."))
 
 
 def import_module_class(kind: str, path: str, trust: bool) -> Callable[..., nn.Module]:
@@ -82,10 +85,13 @@ def construct(
 
 
 def source_hash(kinds: Iterable[type]) -> str | None:
-    """The hash of the files that define the user's own classes among `kinds`; None without any."""
+    """The hash of the files that define the user's own classes among `kinds`, and the classes that
+    these are derived from; None without any.
+    """
     digest, found = hashlib.sha256(), False
-    for name, kind in sorted({kind.__module__: kind for kind in kinds}.items()):
-        if name.split(".")[0] in ("concert", "torch"):
+    bases = {base.__module__: base for kind in kinds for base in kind.__mro__}
+    for name, kind in sorted(bases.items()):
+        if name.split(".")[0] in ("concert", "torch", *sys.stdlib_module_names):
             continue
         try:
             content = Path(inspect.getfile(kind)).read_bytes()

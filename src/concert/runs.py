@@ -183,7 +183,7 @@ def data_of(run: Path, trained_on: str, given: GivenData | None = None) -> DataS
     given = given or GivenData()
     trained: dict[str, Any] = {}
     if given.name in ("", trained_on):
-        with contextlib.suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             trained = dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
     path = given.path or trained.get("path")
     return DataSettings(
@@ -218,7 +218,12 @@ def load(
     tensors = read_weights(folder, digest)
     load_into(classifier, tensors, "classifier", folder)
     load_into(noise, tensors, "noise", folder)
-    _compare_source(folder, classifier, noise)
+    if code_has_changed(folder, classifier, noise):
+        log.warning(
+            "the code of the classifier has changed since %s was saved: with the same weights it "
+            "may be another classifier",
+            folder,
+        )
     smoothed = SmoothedClassifier(
         classifier,
         noise,
@@ -230,15 +235,10 @@ def load(
     return smoothed.eval().to(device or "cpu")
 
 
-def _compare_source(folder: Path, *models: nn.Module) -> None:
-    """Warn if the user's own classes are no longer those that the weights were saved with."""
+def code_has_changed(folder: Path, *models: nn.Module) -> bool:
+    """Whether the user's own classes are no longer those that a model folder was saved with."""
     saved = json.loads((folder / CONFIG).read_text()).get("classifier_source")
-    if saved is not None and source_of(*models).get("classifier_source") != saved:
-        log.warning(
-            "the code of the classifier has changed since %s was saved: with the same weights it "
-            "may be another classifier",
-            folder,
-        )
+    return saved is not None and source_of(*models).get("classifier_source") != saved
 
 
 def _not_fitting(folder: Path, error: Exception) -> str:

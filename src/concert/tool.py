@@ -20,9 +20,9 @@ def run_tool(main: Callable[..., str]) -> None:
 
     `--trust` needs no value, as for the commands.
     """
-    given = sys.argv[1:]
+    given, values = sys.argv[1:], ("true", "false", "yes", "no")
     bare = (
-        each == "--trust" and (after is None or after.startswith("-"))
+        each == "--trust" and (after is None or after.lower() not in values)
         for each, after in zip_longest(given, given[1:])
     )
     arguments = [f"{each}=true" if alone else each for each, alone in zip(given, bare, strict=True)]

@@ -52,7 +52,8 @@ def test_abstentions_are_counted_by_themselves(abstained: int, said: str) -> Non
     ("changed", "command"),
     [
         ({}, "mnist/cohen-0.5-cpu"),
-        ({"noise": {"kind": "queried", "low": 1, "high": 2}}, "mnist/cohen-0.5-cpu"),
+        ({"noise": {"kind": "queried", "low": 1, "high": 2}}, "mnist/cohen-1.0-cpu"),
+        ({"noise": {"kind": "isotropic", "sigma": 0.5, "grid": 255}}, "mnist/cohen-0.5-cpu"),
         ({"noise": {"kind": "isotropic", "sigma": 0.94}}, "mnist/cohen-1.0-cpu"),
         ({"data": "cifar10"}, "cifar10/cohen-0.5-cpu"),
         ({"data": "imagenet"}, "imagenet/cohen-0.5"),
@@ -72,7 +73,10 @@ def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
         build_objective(made.objective)  # refuses settings that the objective does not have
         assert made.init == RUN
         assert made.data.name == changed.get("data", "mnist")
-        assert made.noise.sigma == changed.get("noise", {}).get("sigma", 0.5)
+        noise = {"sigma": 0.5} | changed.get("noise", {})
+        assert made.noise.sigma == noise.get("low", noise["sigma"])
+        assert made.noise.grid == noise.get("grid")
+        assert ("isotropic noise near" in hint(**changed)) == ("low" in noise)
         assert ("--trust" in flags) == ("classifier" in changed)
         assert ("--data.path" in flags) == (made.data.name == "my images")
     assert (made.objective.name, made.classifier.denoiser) == ("denoise", "dncnn")

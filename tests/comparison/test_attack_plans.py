@@ -261,7 +261,8 @@ def test_runs_of_one_method_are_told_apart(folder: Path) -> None:
     assert "Cohen (cohen/attack-pgd)" in text
     assert "Cohen (again/attack-pgd)" in text
     verdict = folder / "report" / "pgd" / "verdict.md"
-    assert "Cohen (again/attack-pgd) 0.25 | Cohen (cohen/attack-pgd) 0.25" in verdict.read_text()
+    pair = "Cohen (again/attack-pgd), sigma 0.25 | Cohen (cohen/attack-pgd), sigma 0.25"
+    assert pair in verdict.read_text()
     # A verdict that is no longer asked for is no longer there.
     change(folder, runs=["cohen.yaml", again], attacks={"pgd": PGD | CERTIFY})
     write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")

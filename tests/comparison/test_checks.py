@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from specs import SPEC, change
 from written_runs import cut, write_log
 
+from concert.cli import main
 from concert.comparison.checks import check_subset_rule, shape_of
 from concert.comparison.spec import read_spec
 from concert.errors import ConcertError
@@ -31,6 +33,36 @@ def test_shapes_of_known_and_other_images() -> None:
     assert shape_of(DataSettings("of-my-own", size=64)) == (3, 64, 64)
 
 
+def test_a_finished_run_of_other_code_is_refused(folder: Path) -> None:
+    """Its model would be loaded into another classifier, and its old log be reported."""
+    code = "from torch import nn\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+    code += "        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    Path("net_of_checks.py").write_text(code)
+    sys.path.insert(0, str(folder))
+    try:
+        runs = [{"recipe": "cohen.yaml", "set": {"classifier.name": "net_of_checks.Net"}}]
+        change(folder, runs=runs, certify=SPEC["certify"] | {"trust": True})
+        flags = ["--classifier.name", "net_of_checks.Net", "--training.lr", "0.02"]
+        assert main(["train", "cohen.yaml", "--out", "out/cohen", *flags]) == 0
+        read_spec("spec.yaml", Path("out"))
+        Path("net_of_checks.py").write_text(code + "# changed\n")
+        with pytest.raises(ConcertError, match="code of the classifier has changed since out"):
+            read_spec("spec.yaml", Path("out"))
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("net_of_checks", None)
+
+
+def test_runs_of_two_splits_are_refused(folder: Path) -> None:
+    runs = [
+        {"recipe": "cohen.yaml", "name": split, "certify": {"split": split}}
+        for split in ("test", "train")
+    ]
+    change(folder, runs=runs)
+    with pytest.raises(ConcertError, match="digits test images and train of digits train images"):
+        read_spec("spec.yaml", Path("out"))
+
+
 def test_a_method_whose_own_terms_never_begin_is_refused(folder: Path) -> None:
     """Its row would be plain cross-entropy under the method's name."""
     for start, refused in ((1, False), (2, True)):
@@ -39,7 +71,7 @@ def test_a_method_whose_own_terms_never_begin_is_refused(folder: Path) -> None:
         if not refused:
             read_spec("spec.yaml", Path("out"))
             continue
-        with pytest.raises(ConcertError, match="start_epoch 2 is not reached in 2 epochs"):
+        with pytest.raises(ConcertError, match=r"from epoch 2 on .* there are 2 epochs"):
             read_spec("spec.yaml", Path("out"))
 
 

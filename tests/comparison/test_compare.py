@@ -129,8 +129,8 @@ def test_runs_are_attacked_and_compared_under_attack(
     report = folder / "out" / "report"
     assert list(pd.read_csv(report / "table.csv")["N"]) == [4, 4]
     verdict = pd.read_csv(report / "pgd" / "verdict.csv")
-    assert set(verdict["first"]) == {"Concert (generated) 0.25-0.475"}
-    assert set(verdict["other"]) == {"Cohen 0.25"}
+    assert set(verdict["first"]) == {"Concert (generated), sigma 0.25-0.475"}
+    assert set(verdict["other"]) == {"Cohen, sigma 0.25"}
     assert verdict["N"].iloc[-1] == 12
     attacked = pd.read_csv(report / "pgd" / "attacks.csv")
     assert list(attacked["method"].unique()) == ["Cohen", "Concert (generated)"]

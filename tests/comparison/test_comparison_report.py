@@ -10,7 +10,7 @@ from specs import SPEC, change
 from written_runs import IDENTITY, write_log, write_model, write_prediction, write_variances
 
 from concert.comparison.plan import Comparison
-from concert.comparison.report import SOURCES, read_logs, write_comparison
+from concert.comparison.report import SOURCES, read_logs, write_attacks, write_comparison
 from concert.comparison.spec import read_spec
 from concert.errors import ConcertError
 
@@ -90,7 +90,7 @@ def test_the_papers_numbers_are_explained(folder: Path) -> None:
         assert "interval: its 95 % bootstrap interval over images" in text
         assert "rounded down" in text
         assert SOURCES in text
-        assert "Training took 1 minute of this machine a run" in text
+        assert "Training took 0 to 1 minutes of this machine a run" in text
     assert "it trained Concert for 300 epochs" in SOURCES
 
 
@@ -152,18 +152,64 @@ def test_the_first_runs_are_compared_with_those_of_their_figures(folder: Path) -
         {"recipe": "cohen.yaml", "name": name, "groups": groups}
         for name, groups in (("a", ["x"]), ("b", ["x", "y"]), ("c", ["y"]), ("d", ["z"]))
     ]
-    change(folder, runs=runs, first=["b", "d"])
+    grid = {"certify": SPEC["certify"] | {"stopping": "grid:0,0.25"}}
+    change(folder, runs=runs, first=["b", "d"], **grid)
     comparison = read_spec("spec.yaml", Path("out"))
     for run in comparison.runs:
-        write_log(run.folder, method=run.name.upper())
+        write_log(run.folder, {"stopping": "grid:0,0.25"}, method=run.name.upper())
     write_comparison(comparison, folder / "report")
     table = pd.read_csv(folder / "report" / "differences.csv")
     pairs = list(dict.fromkeys(zip(table["first"], table["other"], strict=True)))
     assert pairs == [("B, sigma 0.25", "A, sigma 0.25"), ("B, sigma 0.25", "C, sigma 0.25")]
-    assert "McNemar" in (folder / "report" / "differences.md").read_text()
-    change(folder, runs=runs)
+    assert set(table["radius"]) == {0.0, 0.25}, "beyond its grid an accuracy tells of the stopping"
+    text = (folder / "report" / "differences.md").read_text()
+    assert "McNemar" in text
+    assert "D, sigma 0.25: no other run is in its figures." in text
+    change(folder, runs=runs, **grid)
     write_comparison(read_spec("spec.yaml", Path("out")), folder / "report")
     assert not (folder / "report" / "differences.csv").exists()
-    change(folder, runs=runs, first="e")
+    change(folder, runs=runs, first="e", **grid)
     with pytest.raises(ConcertError, match="first: unknown run 'e'"):
         read_spec("spec.yaml", Path("out"))
+
+
+def test_pairs_that_cannot_be_made_are_told_and_the_rest_is_reported(folder: Path) -> None:
+    runs = [{"recipe": "cohen.yaml", "name": name} for name in ("a", "b", "c")]
+    change(folder, runs=runs, first="a")
+    comparison = read_spec("spec.yaml", Path("out"))
+    for run, images in zip(comparison.runs, ("x", "x", "other"), strict=True):
+        data = {"name": "digits", "split": "test", "images": 297, "fingerprint": images}
+        write_log(run.folder, {"data": data}, method=run.name.upper())
+    write_comparison(comparison, folder / "report")
+    text = (folder / "report" / "differences.md").read_text()
+    assert "| A, sigma 0.25 | B, sigma 0.25 |" in text
+    assert "Not paired: A, sigma 0.25 and C, sigma 0.25 (the logs are of different images" in text
+    assert "The logs do not have the same images" in text
+
+
+def test_costs_that_are_gone_are_empty(folder: Path) -> None:
+    comparison = two_runs(folder, "mnist")
+    (comparison.runs[0].folder / "metrics.csv").unlink()
+    write_comparison(comparison, folder / "report")
+    costs = pd.read_csv(folder / "report" / "runs.csv")
+    assert costs["training seconds"].isna().tolist() == [True, False]
+    (comparison.runs[1].folder / "metrics.csv").unlink()
+    write_comparison(comparison, folder / "report")
+    assert "How long training took is not known." in (folder / "report" / "paper.md").read_text()
+
+
+def test_a_log_whose_model_is_gone_is_not_reported(folder: Path) -> None:
+    comparison = two_runs(folder)
+    (comparison.runs[1].folder / "model" / "config.json").unlink()
+    write_comparison(comparison, folder / "report")
+    text = (folder / "report" / "table.txt").read_text()
+    assert "Not in this report: beta-0 (the model of out/beta-0/certify.tsv is gone)." in text
+
+
+def test_reports_on_attacks_that_are_gone_are_removed(folder: Path) -> None:
+    old = folder / "report" / "old"
+    old.mkdir(parents=True)
+    for name in ("attacks.csv", "verdict.md"):
+        (old / name).write_text("of an earlier specification")
+    write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")
+    assert not old.exists()

@@ -132,7 +132,7 @@ def test_a_bad_specification_is_one_line(
 def test_one_table_is_of_one_data_set(folder: Path) -> None:
     (folder / "mnist.yaml").write_text(yaml.safe_dump(COHEN | {"data": {"name": "mnist"}}))
     change(folder, runs=["cohen.yaml", "mnist.yaml"])
-    with pytest.raises(ConcertError, match="runs cohen of digits and mnist of mnist do not go"):
+    with pytest.raises(ConcertError, match="cohen of digits test images and mnist of mnist test"):
         read_spec("spec.yaml", Path("out"))
     # What is certified counts, not what was trained on.
     change(folder, runs=["cohen.yaml", "mnist.yaml"], certify={"data.name": "mnist"})

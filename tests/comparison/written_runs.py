@@ -38,7 +38,10 @@ def write_model(folder: Path, weights: str = "w") -> None:
 def write_log(
     folder: Path, identity: dict[str, Any] | None = None, rows: int = 4, **info: Any
 ) -> Path:
-    """A log of `rows` of 4 images, and the metrics of two epochs of 128 images and 3 s."""
+    """A log of `rows` of 4 images, the metrics of two epochs of 128 images and 3 s, and a model."""
+    run = folder.parent if folder.name.startswith("attack-") else folder
+    if not (run / "model").exists():
+        write_model(run)
     said = {"method": "Cohen", "noise": "isotropic", "sigma": "0.25", "data": "digits"}
     said |= {"versions": {"torch": "2.0"}}
     path = folder / "certify.tsv"

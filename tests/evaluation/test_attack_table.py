@@ -73,7 +73,7 @@ def test_images_that_were_right_before_are_told_apart(attacked_log: MakeLog) -> 
     ]
     shown = printed(table)
     assert shown["images"].tolist() == ["all", "right before", "all"]
-    assert shown["clean"].tolist() == ["0.75", "1.00", ""]
+    assert shown["clean"].tolist() == ["0.75", "", ""]
     assert table["right before"].tolist()[:4] == [1, 3, 1, 3]
     notes = attack_notes(logs)
     (told,) = (note for note in notes if "before the attack (" in note)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from concert.evaluation.describing import training_note
+from concert.evaluation.describing import describe_method, training_note
+from concert.recipes.building import Description
+
+NOISE = {"kind": "isotropic", "sigma": 0.5}
+DESCRIBED = Description({"name": "lenet"}, NOISE, 10, (1, 28, 28), (), "mnist")
 
 
 def recipe(objective: dict[str, Any], **parts: Any) -> dict[str, Any]:
@@ -16,7 +21,10 @@ def recipe(objective: dict[str, Any], **parts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("described", "said"),
     [
-        (recipe({"name": "gaussian"}), "trained for 20 epochs, training images all, 1 noisy"),
+        (recipe({"name": "gaussian"}), "trained for 20 epochs, training images all, 1 noisy copy"),
+        (recipe({"name": "gaussian"}, training={"epochs": 1}), "trained for 1 epoch,"),
+        (recipe({"name": "smoothadv", "m": 4}), "4 noisy copies of an image"),
+        (recipe({"name": "smoothadv", "m": 4, "train_copies": "first"}), "1 noisy copy of"),
         (recipe({"name": "macer"}), "16 noisy copies of an image"),
         (recipe({"name": "macer", "m": 4}), "4 noisy copies of an image"),
         (recipe({"name": "gaussian"}, init="runs/a"), "from the weights of runs/a"),
@@ -46,3 +54,18 @@ def test_a_method_whose_own_terms_never_began_is_called_plain(
     objective: dict[str, Any], never: bool
 ) -> None:
     assert ("never began" in training_note(recipe(objective))) is never
+
+
+@pytest.mark.parametrize(
+    "written",
+    [b"objective: {name: macer}\n", b"objective: {name: macer}\ntraining: {epochs: many}\n"],
+)
+def test_a_recipe_that_says_little_still_names_its_method(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(written)
+    told = describe_method(tmp_path, DESCRIBED)
+    assert told == {"method": "MACER", "noise": "isotropic", "sigma": "0.5"}
+
+
+def test_a_recipe_that_cannot_be_read_names_no_method(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes("objective: {name: \u00e9}".encode("utf-16"))
+    assert describe_method(tmp_path, DESCRIBED)["method"] == "model"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from concert.errors import ConcertError
-from concert.evaluation.difference_table import NOTES, difference_table, printed
+from concert.evaluation.difference_table import NOTES, difference_table, main, printed
+from concert.evaluation.interval_table import interval_table
 from concert.evaluation.rendering import to_markdown
+from concert.evaluation.tables import row_labels
 from concert.records.reading import LoadedLog
 
 MakeLog = Callable[..., LoadedLog]
@@ -40,12 +44,34 @@ def test_by_hand(make_log: MakeLog) -> None:
 
 
 def test_images_are_paired_by_their_index(make_log: MakeLog) -> None:
-    ours = make_log([(0, 0, 1.0), (0, 1, 0.0)], "ours")
-    theirs = make_log([(0, 0, 1.0), (0, 1, 0.0)], "theirs")
+    """Paired by their place, six images would differ each way."""
+    outcomes = [(0, 0, 1.0)] * 6 + [(0, 1, 0.0)] * 6
+    ours, theirs = make_log(outcomes, "ours"), make_log(outcomes, "theirs")
     backwards = replace(theirs, frame=theirs.frame.iloc[::-1])
     table = difference_table(ours, [backwards], [0.5])
-    assert table["difference"].tolist() == [0.0]
-    assert table["p"].tolist() == [1.0]
+    assert table[["difference", "p"]].to_numpy().tolist() == [[0.0, 1.0]]
+    assert math.isnan(table["low"][0]), "no two answers differ"
+    later = replace(theirs, frame=theirs.frame.assign(idx=theirs.frame["idx"] + 6))
+    (row,) = difference_table(ours, [later], [0.5]).to_dict("records")
+    # In common are ours' last six, wrong, and theirs' first six, right.
+    assert (row["N"], row["difference"], row["verdict"]) == (6, -1.0, "lower")
+
+
+def test_different_images_are_not_paired(make_log: MakeLog) -> None:
+    logs = [
+        make_log([(0, 0, 1.0)], name, identity={"data": {"fingerprint": name}}) for name in "ab"
+    ]
+    with pytest.raises(ConcertError, match="of different images"):
+        difference_table(logs[0], logs[1:], [0.5])
+
+
+def test_logs_of_the_same_names_have_rows_of_their_own(make_log: MakeLog) -> None:
+    first = make_log([(0, 0, 1.0)] * 4, "first", method="Concert")
+    others = [make_log([(0, 0, r)] * 4, str(r), method="Cohen") for r in (1.0, 0.1)]
+    alike = row_labels([first, others[0]])
+    parts = [difference_table(first, [other], [0.5], alike) for other in others]
+    shown = printed(pd.concat(parts, ignore_index=True))
+    assert shown["r 0.50"].tolist() == ["0.000", "1.000"]
 
 
 def test_logs_without_a_common_image_are_refused(make_log: MakeLog) -> None:
@@ -62,5 +88,19 @@ def test_pairing_finds_what_two_intervals_do_not(make_log: MakeLog) -> None:
     theirs = make_log([(0, 0, 1.0 if u < 0.50 else 0.1) for u in hard], "theirs")
     (row,) = difference_table(ours, [theirs], [0.5]).to_dict("records")
     assert row["verdict"] == "higher"
-    # Of all 500 images only those between the two shares differ, a standard error of about 0.01.
-    assert row["high"] - row["low"] < 0.05
+    assert 0 < row["low"] < row["high"] < 0.1
+    alone = interval_table([ours, theirs], [0.5])
+    assert alone["low"][0] < alone["high"][1], "the two intervals by themselves overlap"
+
+
+def test_the_tool_writes_what_it_prints(make_log: MakeLog, tmp_path: Path) -> None:
+    stopped = {"stopping": "grid:0,0.5"}
+    ours = make_log([(0, 0, 0.9)] * 6 + [(0, 1, 0.0)] * 6, "ours", identity=stopped)
+    theirs = make_log([(0, 1, 0.0)] * 12, "theirs")
+    text = main(ours.path, [theirs.path], tmp_path / "out")
+    assert "0.500 [" in text
+    table = pd.read_csv(tmp_path / "out" / "differences.csv")
+    assert table["radius"].tolist() == [0.0, 0.5]
+    assert table["verdict"].tolist() == ["higher", "higher"]
+    assert "McNemar" in (tmp_path / "out" / "differences.md").read_text()
+    assert "r 0.75" in main(ours.path, [theirs.path], radii=[0.75])

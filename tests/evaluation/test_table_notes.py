@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from concert.evaluation.table_notes import (
+    RELATIVE_NOTE,
     UNANIMOUS,
-    grid_caveats,
+    early_caveats,
     run_notes,
     unanimous_share,
 )
@@ -19,6 +20,10 @@ def test_logs_of_other_images_say_so(make_log: Callable[..., LoadedLog]) -> None
     logs = [make_log([(0, 0, 1.0)] * count, name=f"of {count}") for count in (1, 2)]
     assert any("not have the same images" in note for note in run_notes(logs))
     assert not any("not have the same images" in note for note in run_notes(logs[:1]))
+    of_two_files = [
+        make_log([(0, 0, 1.0)], name, identity={"data": {"fingerprint": name}}) for name in "ab"
+    ]
+    assert any("not have the same images" in note for note in run_notes(of_two_files))
 
 
 def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
@@ -47,15 +52,17 @@ def test_run_notes_say_how_logs_were_certified_and_which_are_not_finished(
     early = make_log(OUTCOMES, "d", identity=identity | {"stopping": "grid:0,0.5"}, **names)
     (note,) = (note for note in run_notes([whole, early]) if "AMCR" in note)
     assert "lower than with all n draws" in note
+    within = make_log(OUTCOMES, "e", identity=identity | {"stopping": "relative:0.1"}, **names)
+    assert RELATIVE_NOTE in run_notes([within])
 
 
 def test_which_logs_stopped_on_a_grid_is_said(make_log: Callable[..., LoadedLog]) -> None:
     grid = make_log(OUTCOMES, "a", identity={"stopping": "grid:0,0.5"}, method="Cohen", sigma="1")
     full = make_log(OUTCOMES, "b", identity={"stopping": "full"}, method="Concert")
-    because = "lower bounds, because sampling stopped on a grid of radii"
-    assert grid_caveats([grid, full], "AMCR") == [f"AMCR of Cohen, sigma 1: {because}."]
-    assert grid_caveats([grid], "AMCR") == [f"AMCR: {because}."]
-    assert grid_caveats([full], "AMCR") == []
+    because = "lower bounds, because sampling stopped early"
+    assert early_caveats([grid, full], "AMCR") == [f"AMCR of Cohen, sigma 1: {because}."]
+    assert early_caveats([grid], "AMCR") == [f"AMCR: {because}."]
+    assert early_caveats([full], "AMCR") == []
 
 
 def test_images_whose_radius_n_caps_are_counted(make_log: Callable[..., LoadedLog]) -> None:
@@ -66,6 +73,8 @@ def test_images_whose_radius_n_caps_are_counted(make_log: Callable[..., LoadedLo
     assert unanimous_share(log) == 0.5
     (note,) = (note for note in run_notes([log]) if note.startswith(UNANIMOUS))
     assert note.endswith("Cohen 50.0 %.")
+    log.frame["votes"] = ["0:999", "0:999,3:1", "0:500", "4:1000"]
+    assert unanimous_share(log) == 0.25, "an undecided draw votes for none"
     assert unanimous_share(make_log(OUTCOMES, "peer")) == 0.0  # of no known n
     mixed = make_log(OUTCOMES, "b", identity={"n": 1000})
     mixed.frame["votes"] = "0:999,3:1"

@@ -158,6 +158,29 @@ def test_a_run_is_not_gone_on_with_by_other_code(here: Path) -> None:
     assert train(begun, here / "run")
 
 
+def test_a_run_is_not_gone_on_with_by_another_classifier(here: Path) -> None:
+    class Stop(Watcher):
+        def should_stop(self) -> bool:
+            return True
+
+    network = CODE + "from torch import nn\n\nclass Net(nn.Sequential):\n"
+    network += (
+        "    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    Path("own_method.py").write_text(network)
+    begun = Recipe(
+        DataSettings("digits", subset="first:64"),
+        ClassifierSettings("own_method.Net"),
+        NoiseSettings("isotropic"),
+        ObjectiveSettings("gaussian"),
+        TrainingSettings(epochs=1, batch_size=32),
+    )
+    assert not train(begun, here / "run", Stop())
+    Path("own_method.py").write_text(network + "# changed\n")
+    with pytest.raises(ConcertError, match="begun with another code of the classifier"):
+        train(begun, here / "run")
+
+
 def test_what_an_imported_model_was_trained_by_is_a_text(tmp_path: Path) -> None:
     record = {"imported": {"file": "a.pt"}, "objective": {"name": "SmoothAdv 0.5"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))

@@ -22,7 +22,9 @@ from concert.evaluation.metrics import (
     abstention_rate,
     average_certified_radius,
     certified_accuracy,
+    percentage,
 )
+from concert.evaluation.rendering import rounded_down, rounded_up
 from concert.memory import keep_large_blocks
 from concert.parsers import CERTIFICATES, COMMANDS, Parser, data_flags, sampling_flags
 from concert.recipes.config import DataSettings
@@ -103,11 +105,11 @@ def summary(log: LoadedLog) -> str:
     """What a log says, in three lines: figures, certificate, guarantee."""
     frame, info = log.frame, log.run["info"]
     none = info["guarantee"] == Guarantee.NONE.value
-    right = "answered" if none else "certified"
+    right, accuracy = "answered" if none else "certified", certified_accuracy(frame, [0.0])[0]
     return (
-        f"{len(frame)} images of {info['data']}: {100 * certified_accuracy(frame, [0.0])[0]:.1f} % "
-        f"{right} correctly, average certified radius {average_certified_radius(frame):.3f}, "
-        f"abstained {100 * abstention_rate(frame):.1f} %\n"
+        f"{len(frame)} images of {info['data']}: {rounded_down(percentage(accuracy), 1)} % {right} "
+        f"correctly, average certified radius {rounded_down(average_certified_radius(frame))}, "
+        f"abstained {rounded_up(percentage(abstention_rate(frame)), 1)} %\n"
         f"certificate {log.run['identity']['certificate']}, guarantee {info['guarantee']}\n"
         f"{info['guarantee_sentence']}"
     )

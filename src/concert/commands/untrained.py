@@ -17,8 +17,9 @@ from concert.recipes.shipped import find_recipe, recipe_names
 
 SEEMS: Final = (
     "of the first {images} images {what}: the classifier does not seem to be trained with this "
-    "noise. "
+    "noise. {other}"
 )
+OTHER: Final = "For {kind} noise no recipe is at hand; with isotropic noise near its lower end: "
 TUNE: Final = "concert train {recipe} --init {run}{flags} --out {run}-tuned"
 DENOISE: Final = (
     "concert train {recipe} --init {run}{flags} --objective.name denoise --objective.agreement 0.3 "
@@ -41,7 +42,7 @@ def untrained_hint(
     there is one, with a sigma near the run's. `certified`: the images certified, which say where
     such data are.
     """
-    rest = images - abstained
+    rest, kind = images - abstained, description.noise.get("kind", "isotropic")
     same = f" and the other {rest} get one and the same class" if rest else ""
     recipe, flags = _recipe(description)
     flags += _data_flags(description.data, certified)
@@ -61,6 +62,7 @@ def untrained_hint(
         images=images,
         what=f"{abstained} abstain{same}",
         epochs=text["training"]["epochs"],
+        other="" if kind == "isotropic" else OTHER.format(kind=kind),
         each="" if denoiser else " each",
         recipe=recipe,
         run=shlex.quote(str(run)),
@@ -69,14 +71,19 @@ def untrained_hint(
 
 
 def _recipe(description: Description) -> tuple[str, list[str]]:
-    """The shipped recipe nearest to a run's data and sigma, and the flags that it lacks."""
-    data, sigma = description.data, description.noise.get("sigma")
+    """The shipped recipe nearest to a run's data and sigma, and the flags that it lacks.
+
+    Of noise with a box the sigma is its lower end.
+    """
+    data, noise = description.data, description.noise
+    sigma = noise.get("low", noise.get("sigma"))
     shipped = data if f"{data}/cohen-0.5" in recipe_names() else "mnist"
     flags = [] if shipped == data else [f"--data.name {shlex.quote(data)}"]
     level = "0.5"
     if sigma is not None:
         level = min(("0.25", "0.5", "1.0"), key=lambda known: abs(float(known) - sigma))
         flags += [] if float(level) == sigma else [f"--noise.sigma {sigma:g}"]
+    flags += [f"--noise.grid {noise['grid']}"] if noise.get("grid") else []
     # The scaled recipes of ImageNet are smoke tests.
     return f"{shipped}/cohen-{level}" + ("" if shipped == "imagenet" else "-cpu"), flags
 

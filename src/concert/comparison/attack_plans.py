@@ -108,7 +108,7 @@ def _taus(where: str, given: Any) -> tuple[float, ...] | None:
         if not given or not numbers:
             raise ConcertError(f"taus must be a list of numbers, got {given}")
         checked_taus(given)
-    except ConcertError as error:
+    except (ConcertError, OverflowError) as error:
         raise ConcertError(f"{where}: {error}") from None
     return tuple(map(float, given))
 

@@ -23,10 +23,12 @@ from concert.errors import ConcertError, nearest
 from concert.evaluation.certify import CertifySettings
 from concert.import_paths import is_foreign
 from concert.noise import NoiseModel
-from concert.recipes.building import build_noise, build_objective, describe_noise
+from concert.objectives import OBJECTIVES, Objective
+from concert.recipes.building import build_base, build_noise, build_objective, describe_noise
 from concert.recipes.config import ClassifierSettings, DataSettings, Recipe
 from concert.records.reading import HEADER, complete_lines, load_run, parse_rows, run_path
 from concert.records.record import COLUMNS
+from concert.runs import code_has_changed, model_folder, read_description
 from concert.sampling.sampler import SamplingSettings
 
 # No data set is larger: rules are checked without the images.
@@ -48,12 +50,7 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     noise = noise_of(recipe)
     objective = build_objective(recipe.objective)
     objective.check(noise)
-    if not objective.starts_within(recipe.training.epochs):
-        raise ConcertError(
-            f"objective.start_epoch {objective.start_epoch} is not reached in "
-            f"{recipe.training.epochs} epochs, and tables would call plain cross-entropy "
-            f"'{recipe.objective.name}': set objective.start_epoch to less, or train for longer"
-        )
+    check_start(objective, recipe)
     check_subset_rule(recipe.data.subset)
     names = (entry.name for entry in fields(CertifySettings))
     settings = CertifySettings(**{name: getattr(options, name) for name in names})
@@ -63,6 +60,31 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     SamplingSettings(options.batch_size, options.vote_margin, options.workers)
     check_classifier(recipe.classifier, options.trust)
     return replace(settings, certificate=settings.certificate_of(noise))
+
+
+def check_start(objective: Objective, recipe: Recipe) -> None:
+    """Refuse a training that ends before all terms of its method begin."""
+    name, start, epochs = recipe.objective.name, objective.start_epoch, recipe.training.epochs
+    if start >= epochs:
+        less = ", or set objective.start_epoch to less" if name in OBJECTIVES else ""
+        raise ConcertError(
+            f"objective '{name}' trains all of its terms from epoch {start} on (start_epoch, "
+            f"counted from 0), and there are {epochs} epochs: tables would call plain "
+            f"cross-entropy '{name}'; train for longer{less}"
+        )
+
+
+def check_code(folder: Path, trust: bool) -> None:
+    """Refuse a finished run whose own classifier's code is no longer that of the training."""
+    try:
+        description, _ = read_description(folder)
+    except ConcertError:
+        return
+    if trust and code_has_changed(model_folder(folder), build_base(description, trust)):
+        raise ConcertError(
+            f"the code of the classifier has changed since {folder} was trained: restore it, or "
+            "choose another name or --out"
+        )
 
 
 def noise_of(recipe: Recipe) -> NoiseModel:

@@ -17,7 +17,10 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
     """What each run is and cost: copies, generator, epochs, seconds of training and certifying."""
     rows = []
     for run, log, label in zip(runs, logs, tables.row_labels(logs), strict=True):
-        epochs = pd.read_csv(run.folder / "metrics.csv")
+        try:
+            epochs = pd.read_csv(run.folder / "metrics.csv")
+        except (OSError, ValueError):  # gone: its cells are empty
+            epochs = pd.DataFrame(columns=["images", "seconds"], dtype=float)
         noise = log.run["identity"].get("noise") or {}
         rows.append(
             {
@@ -26,9 +29,9 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
                 "method": label.method,
                 "generator": str(noise.get("generator", "")),
                 "copies": _copies(run),
-                "epochs": len(epochs),
-                "training images": int(epochs["images"].max()),
-                "training seconds": float(epochs["seconds"].sum()),
+                "epochs": len(epochs) or None,
+                "training images": epochs["images"].max(),
+                "training seconds": epochs["seconds"].sum(min_count=1),
                 "seconds per epoch": float(epochs["seconds"].mean()),
                 "certified images": len(log.frame),
                 "certification seconds": float(log.frame["time"].sum()),
@@ -39,13 +42,12 @@ def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataF
 
 
 def training_times(seconds: pd.Series[float]) -> str:
-    """How long trainings took, in a sentence."""
-    shortest, longest = (
-        rendering.rounded_up(end / 60, 0) for end in (seconds.min(), seconds.max())
-    )
-    span = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
-    unit = "minute" if longest == "1" else "minutes"
-    return f"Training took {span} {unit} of this machine a run (runs.csv)."
+    """How long trainings took, in a sentence; NaN where it is not known."""
+    if seconds.isna().all():
+        return "How long training took is not known."
+    shortest = rendering.rounded_down(seconds.min() / 60, 0)
+    longest = rendering.rounded_up(seconds.max() / 60, 0)
+    return f"Training took {shortest} to {longest} minutes of this machine a run (runs.csv)."
 
 
 def _copies(run: PlannedRun) -> int:

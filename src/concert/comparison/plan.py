@@ -12,8 +12,8 @@ from concert.recipes.config import Recipe
 class PlannedRun:
     """One run of a comparison, checked: its recipe with all settings, and its commands' arguments.
 
-    groups: the figures that it is in. gradient_variance: whether Eq. 12's is measured. data: the
-    name of the data that are certified. trust: whether code of the user's own is imported.
+    groups: the figures that it is in. gradient_variance: whether Eq. 12's is measured. data, split:
+    of the images that are certified. trust: whether code of the user's own is imported.
     """
 
     name: str
@@ -24,6 +24,7 @@ class PlannedRun:
     groups: tuple[str, ...] = ()
     gradient_variance: bool = False
     data: str = ""
+    split: str = "test"
     trust: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def _readable(files: Sequence[tuple[PlannedRun, Path]]) -> Certified:
             continue
         if log is None:
             found.missing[run.name] = "not certified"
-        elif weights_of(run.folder) not in (None, log.run["identity"].get("weights")):
+        elif weights_of(run.folder) is None:
+            found.missing[run.name] = f"the model of {file} is gone"
+        elif weights_of(run.folder) != log.run["identity"].get("weights"):
             found.missing[run.name] = f"{file} is of another model: delete it"
         else:
             found.runs.append(run)
@@ -116,7 +119,8 @@ def write_comparison(
     groups = grouped(certified, logs)
     for group, members in groups.items():
         contents[f"figure-{group}.png"] = certified_accuracy_figure(members)
-    differences = paired_differences(comparison, found, groups)
+    differences, unpaired = paired_differences(comparison, found, groups)
+    notes = [*notes, *unpaired]
     if len(differences):
         below = [*difference_table.NOTES, *notes]
         shown = difference_table.printed(differences)
@@ -135,20 +139,36 @@ def write_comparison(
 
 def paired_differences(
     comparison: Comparison, found: Certified, groups: Mapping[str, Sequence[LoadedLog]]
-) -> pd.DataFrame:
-    """Each `first` run minus each other of its figures, at the radii of the tables."""
-    by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
-    radii = tables.radius_grid(found.logs)
-    parts = []
-    for first in (by_name[name] for name in comparison.first if name in by_name):
-        mates = {id(log) for logs in groups.values() if _among(first, logs) for log in logs}
-        others = [log for log in found.logs if log is not first and id(log) in mates]
-        parts += [difference_table.difference_table(first, others, radii)] if others else []
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+) -> tuple[pd.DataFrame, list[str]]:
+    """Each `first` run minus each other of its figures, and why a pair is missing.
+
+    At those radii of the tables at which no log depends on when its sampling stopped.
+    """
+    labels = tables.row_labels(found.logs)
+    radii = tables.settled_radii(found.logs, tables.radius_grid(found.logs))
+    parts, notes = [], []
+    for first, run in enumerate(found.runs):
+        if run.name not in comparison.first:
+            continue
+        mates = {id(log) for logs in groups.values() for log in logs if _among(first, logs, found)}
+        others = [i for i, log in enumerate(found.logs) if id(log) in mates and i != first]
+        if not others:
+            notes.append(f"{labels[first].name}: no other run is in its figures.")
+        for other in others:
+            pair = (labels[first], labels[other])
+            try:
+                parts.append(
+                    difference_table.difference_table(
+                        found.logs[first], [found.logs[other]], radii, pair
+                    )
+                )
+            except ConcertError as error:
+                notes.append(f"Not paired: {pair[0].name} and {pair[1].name} ({error}).")
+    return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), notes
 
 
-def _among(log: LoadedLog, logs: Sequence[LoadedLog]) -> bool:
-    return any(each is log for each in logs)
+def _among(place: int, logs: Sequence[LoadedLog], found: Certified) -> bool:
+    return any(log is found.logs[place] for log in logs)
 
 
 def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) -> None:
@@ -166,7 +186,7 @@ def write_attacks(
     All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
     paired differences of the first run to the others. Returns the files' paths, and why something
     is missing, by "RUN, attack NAME" or "attack NAME". Of an attack without a log nothing is
-    written, and an earlier report on it is removed.
+    written, and an earlier report on it, or on one that the comparison no longer has, is removed.
     """
     files: list[Path] = []
     missing: dict[str, str] = {}
@@ -185,6 +205,12 @@ def write_attacks(
             missing[f"attack {plan.name}"] = str(error)
         _remove_others(out / plan.name, OF_ATTACKS, written)
         files += written
+    named = {plan.name for plan in comparison.attacks}
+    for gone in (file.parent for file in out.glob("*/attacks.csv")):
+        if gone.name not in named:
+            _remove_others(gone, OF_ATTACKS, [])
+            with contextlib.suppress(OSError):
+                gone.rmdir()
     return files, missing
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 from concert.commands.train import parser as train_parser
 from concert.commands.train import recipe_of
 from concert.comparison.attack_plans import plan_attacks
-from concert.comparison.checks import check_log, check_settings
+from concert.comparison.checks import check_code, check_log, check_settings
 from concert.comparison.given import Part, certification, check_keys, flags, is_safe, settings_of
 from concert.comparison.plan import Comparison, PlannedRun
 from concert.comparison.products import LOG
@@ -63,11 +63,13 @@ def read_spec(name: str, out: Path, data_path: Path | None = None) -> Comparison
     twice = next((each for each in names if names.count(each) > 1), None)
     if twice:
         raise ConcertError(f"{file}: two runs are called '{twice}': give one of them a 'name'")
-    other = next((run for run in runs if run.data != runs[0].data), None)
+    images = [(run.data, run.split) for run in runs]
+    other = next((run for run, each in zip(runs, images, strict=True) if each != images[0]), None)
     if other:
         raise ConcertError(
-            f"{file}: runs {runs[0].name} of {runs[0].data} and {other.name} of {other.data} do "
-            "not go into one table: write a specification for each data set"
+            f"{file}: runs {runs[0].name} of {' '.join(images[0])} images and {other.name} of "
+            f"{other.data} {other.split} images do not go into one table: write a specification "
+            "for each"
         )
     first = _first(file, text.get("first"), names)
     attacks = plan_attacks(file, text.get("attacks"), runs, data_path)
@@ -154,6 +156,7 @@ def _plan(
             noise = (name for name in asked.given if name.startswith("noise."))
             check_noise_settings(recipe.noise.kind, (name.split(".")[1] for name in noise))
         check_claim(recipe, folder)
+        check_code(folder, options.trust)
         check_log(log, settings, options)
     except ConcertError as error:
         raise ConcertError(f"{where}: {error}") from None
@@ -166,5 +169,6 @@ def _plan(
         written.groups,
         written.gradient_variance,
         options.data.name or recipe.data.name,
+        settings.split,
         options.trust,
     )

@@ -129,7 +129,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
         each = part.to_dict("records")
         named = {name: each[0][name] for name in (*first, "guarantee", "certificate")}
         cells = {tau_name(row["tau"]): _cell(row) for row in each}
-        clean = {"clean": _clean(each[-1])}
+        clean = {"clean": _clean(each[-1]) if named["images"] == "all" else ""}
         rows.append({**{name: named.pop(name) for name in first}, **clean, **cells, **named})
     return pd.DataFrame(rows)
 
@@ -139,6 +139,12 @@ def tau_name(tau: float) -> str:
     return "all" if math.isinf(tau) else f"tau {repr(tau).removesuffix('.0')}"
 
 
+CLEAN_NOTE: Final = (
+    "clean: share of all images that were right before the attack (most voted class, without a "
+    "test)."
+)
+
+
 def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
     """How to read the table, how its images were attacked, and through which model."""
     stops = STOPS if attack_of(logs[0])["method"] == "cadv" else ""
@@ -146,7 +152,7 @@ def attack_notes(logs: Sequence[LoadedLog]) -> list[str]:
         "Share of the images perturbed by at most tau (l2) that are correct with a radius above 0, "
         "with its exact 95 % interval and the number of such images. A radius is that of the "
         "attacked image: it says that the answer there is stable, not that the attack was within "
-        "the clean image's region. clean: share right before the attack, of all images.",
+        "the clean image's region.",
         "Each model's own attack decides which images are in its subsets"
         f"{stops}: compare models by the column of all images.",
     ]

@@ -42,7 +42,8 @@ from concert.tool import run_tool
 NOTES = [
     "difference: certified accuracy (correct with a radius above 0) of the first method minus that "
     "of the other, on the clean images that both attacks perturbed by at most tau (l2), each "
-    "through its own model; low, high: 95 % bootstrap interval over pairs. p: two-sided, of "
+    "through its own model, rounded down; low, high: 95 % bootstrap interval over pairs, rounded "
+    "outwards. p: two-sided, of "
     "McNemar's exact test; a verdict is given where it is below 0.05, each row by itself, not "
     "corrected for their number. With a small tau these are the images that are easy to attack for "
     "both: quote the row of all images.",
@@ -64,7 +65,7 @@ def verdict_table(
     check_comparable(logs)
     grid = checked_taus(tau_grid(logs) if taus is None else taus)
     labels = row_labels(logs)
-    names = [f"{label.method} {label.sigma}".strip() for label in labels]
+    names = [label.name for label in labels]
     frames = [clean_indexed(log) for log in logs]
     rows = []
     for name, label, other in zip(names[1:], labels[1:], frames[1:], strict=True):
@@ -77,15 +78,16 @@ def verdict_table(
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: accuracies cut, differences and the ends of intervals rounded outwards."""
+    """The table as text: accuracies and differences cut, the ends of intervals outwards, p up."""
     rows = []
     for row in table.to_dict("records"):
         cells: dict[str, object] = {name: row[name] for name in ("first", "other", "N")}
         cells["tau"] = tau_name(row["tau"]).removeprefix("tau ")
         for name in ("accuracy first", "accuracy other", "difference", "low"):
             cells[name] = "" if math.isnan(row[name]) else rendering.rounded_down(row[name])
-        for name in ("high", "p"):
-            cells[name] = "" if math.isnan(row[name]) else rendering.rounded_up(row[name])
+        for name, digits in (("high", 3), ("p", 4)):
+            up = "" if math.isnan(row[name]) else rendering.rounded_up(row[name], digits)
+            cells[name] = up
         rows.append(cells | {name: row[name] for name in ("verdict", "guarantee")})
     order = [name for name in table.columns if name in rows[0]]
     return pd.DataFrame(rows, columns=order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +32,11 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
     noise = description.noise
     kind = noise["kind"]
     sigma = f"{noise['low']:g}-{noise['high']:g}" if "low" in noise else f"{noise['sigma']:g}"
-    told: dict[str, Any] = {}
-    try:
-        recipe = yaml.safe_load((run / "config.yaml").read_text())
+    title, told = "model", {}
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         title = _title(recipe)
         told = {} if "imported" in recipe else {"training": training_note(recipe)}
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        title = "model"
     method = title if kind == "isotropic" else f"{title} ({kind})"
     if kind == "banded":
         method = (
@@ -55,8 +54,13 @@ def training_note(recipe: Mapping[str, Any]) -> str:
     """
     epochs, objective = int(recipe["training"]["epochs"]), recipe["objective"]
     copies, start = (_setting(objective, name) for name in ("m", "start_epoch"))
-    parts = [f"trained for {epochs} epochs", f"training images {recipe['data']['subset']}"]
-    parts += [] if copies is None else [f"{copies} noisy copies of an image"]
+    data = recipe.get("data") or {}
+    parts = [f"trained for {_counted(epochs, 'epoch', 'epochs')}"]
+    parts.append(f"training images {data.get('subset')}")
+    if copies is not None and _setting(objective, "train_copies") == "first":
+        copies = 1  # the others are the attack's
+    if copies is not None:
+        parts.append(f"{_counted(copies, 'noisy copy', 'noisy copies')} of an image")
     parts += [f"from the weights of {recipe['init']}"] if recipe.get("init") else []
     if start is not None and start >= epochs:
         parts.append(
@@ -66,13 +70,17 @@ def training_note(recipe: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
 def _setting(objective: Mapping[str, Any], name: str) -> Any:
     """A setting as given, else the default of the objective; None of a class outside concert."""
     method = OBJECTIVES.get(objective["name"])
     if objective.get(name) is not None or method is None:
         return objective.get(name)
     parameter = inspect.signature(method).parameters.get(name)
-    return getattr(method, name) if parameter is None else parameter.default
+    return getattr(method, name, None) if parameter is None else parameter.default
 
 
 def _title(recipe: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Is one method better than others on the same images? Paired differences at each radius.
 
+    python -m concert.evaluation.difference_table LOG '[OTHER_LOG, ...]' [--out DIR] [--radii '[1]']
+
 Two separate intervals hide most of what the same images tell about two methods: how hard an image
 is does not count in the difference.
 """
@@ -8,21 +10,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
-import numpy as np
 import pandas as pd
 
+from concert.errors import ConcertError
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
+    aligned,
+    bootstrap,
     certified_at,
     mcnemar_p,
-    paired_difference,
     verdict_of,
 )
-from concert.evaluation.rendering import interval, rounded_down
-from concert.evaluation.tables import JOINT, radius_name, require_one_dataset, row_labels
-from concert.records.reading import LoadedLog
+from concert.evaluation.rendering import interval, rounded_down, to_csv, to_markdown, to_text
+from concert.evaluation.tables import (
+    JOINT,
+    RowLabel,
+    fingerprint_of,
+    radius_grid,
+    radius_name,
+    require_one_dataset,
+    row_labels,
+    settled_radii,
+)
+from concert.files import write_atomically
+from concert.records.reading import LoadedLog, read_log
+from concert.tool import run_tool
 
 NOTES: Final = [
     "Columns headed by a number: certified accuracy at that l2 radius of the first method minus "
@@ -34,46 +49,50 @@ NOTES: Final = [
 
 
 def difference_table(
-    first: LoadedLog, others: Sequence[LoadedLog], radii: Sequence[float]
+    first: LoadedLog,
+    others: Sequence[LoadedLog],
+    radii: Sequence[float],
+    labels: Sequence[RowLabel] | None = None,
 ) -> pd.DataFrame:
     """A row per other log and radius: how much more often the first is right and certified.
 
     Columns: first, other, radius, N (images of both), accuracy first, accuracy other, difference,
     low, high (95 % bootstrap interval; NaN where resampling tells nothing), p, verdict ("higher",
-    "lower" or "undecided"), guarantee (of the two). Raises ConcertError for logs of several data
-    sets, and without common images.
+    "lower" or "undecided"), guarantee (of the two). `labels`: what a larger table calls the first
+    and the others. Raises ConcertError for logs of several data sets or of different images, and
+    without common images.
     """
     logs = [first, *others]
     require_one_dataset(logs)
-    labels = row_labels(logs)
+    if len({fingerprint_of(log) for log in logs} - {None}) > 1:
+        raise ConcertError(
+            "the logs are of different images, which cannot be paired: certify the same ones"
+        )
+    ours, *theirs = row_labels(logs) if labels is None else labels
     rows = []
-    for label, other in zip(labels[1:], others, strict=True):
-        found = paired_difference(
-            first.frame, other.frame, lambda frame: certified_at(frame, radii)
-        )
-        shared = np.intersect1d(first.frame["idx"], other.frame["idx"])
-        ours, theirs = (
-            certified_at(log.frame.set_index("idx", drop=False).loc[shared], radii)
-            for log in (first, other)
-        )
+    for label, other in zip(theirs, others, strict=True):
+        told: dict[str, object] = {"first": ours.name, "other": label.name}
+        claims = JOINT.join(dict.fromkeys((ours.guarantee, label.guarantee)))
+        pair = aligned(first.frame, other.frame)
+        a, b = (certified_at(frame, radii) for frame in pair)
+        found = bootstrap(a - b)
         for i, radius in enumerate(radii):
             # All differences alike: a resample tells nothing of other images.
-            told = len(shared) >= FEWEST_IMAGES and found.low[i] < found.high[i]
-            p = mcnemar_p(ours[:, i], theirs[:, i])
+            resampled = len(a) >= FEWEST_IMAGES and found.low[i] < found.high[i]
+            difference, p = float(found.value[i]), mcnemar_p(a[:, i], b[:, i])
             rows.append(
-                {
-                    "first": labels[0].name,
-                    "other": label.name,
+                told
+                | {
                     "radius": float(radius),
-                    "N": len(shared),
-                    "accuracy first": float(ours[:, i].mean()),
-                    "accuracy other": float(theirs[:, i].mean()),
-                    "difference": float(found.value[i]),
-                    "low": float(found.low[i]) if told else math.nan,
-                    "high": float(found.high[i]) if told else math.nan,
+                    "N": len(a),
+                    "accuracy first": float(a[:, i].mean()),
+                    "accuracy other": float(b[:, i].mean()),
+                    "difference": difference,
+                    "low": float(found.low[i]) if resampled else math.nan,
+                    "high": float(found.high[i]) if resampled else math.nan,
                     "p": p,
-                    "verdict": verdict_of(float(found.value[i]), p),
-                    "guarantee": JOINT.join(dict.fromkeys((labels[0].guarantee, label.guarantee))),
+                    "verdict": verdict_of(difference, p),
+                    "guarantee": claims,
                 }
             )
     return pd.DataFrame(rows)
@@ -81,12 +100,35 @@ def difference_table(
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text: a row per pair of logs, a column per radius."""
+    radii = list(dict.fromkeys(table["radius"]))
     rows = []
-    for (first, other), part in table.groupby(["first", "other"], sort=False):
-        row: dict[str, object] = {"first": first, "other": other}
-        for each in part.to_dict("records"):
+    for start in range(0, len(table), len(radii)):
+        pair = table.iloc[start : start + len(radii)]
+        row = {name: pair.iloc[0][name] for name in ("first", "other")}
+        for each in pair.to_dict("records"):
             said = "" if each["verdict"] == "undecided" else str(each["verdict"])
             cell = (rounded_down(each["difference"]), interval(each["low"], each["high"]), said)
             row[f"r {radius_name(each['radius'])}"] = " ".join(filter(None, cell))
-        rows.append(row | {"guarantee": part.iloc[0]["guarantee"], "N": part.iloc[0]["N"]})
+        rows.append(row | {name: pair.iloc[0][name] for name in ("guarantee", "N")})
     return pd.DataFrame(rows)
+
+
+def main(
+    log: Path,
+    others: list[Path],
+    out: Path | None = None,
+    radii: list[float] | None = None,
+) -> str:
+    """The table as text; with `out` also DIR/differences.csv and DIR/differences.md."""
+    first, *rest = logs = [read_log(path) for path in (log, *others)]
+    grid = settled_radii(logs, radius_grid(logs)) if radii is None else radii
+    table = difference_table(first, rest, grid)
+    shown = printed(table)
+    if out is not None:
+        write_atomically(out / "differences.csv", to_csv(table))
+        write_atomically(out / "differences.md", to_markdown(shown, NOTES))
+    return to_text(shown, NOTES)
+
+
+if __name__ == "__main__":
+    run_tool(main)

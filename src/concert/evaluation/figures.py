@@ -25,7 +25,7 @@ from concert.evaluation.tables import (
     guarantees,
     require_one_dataset,
     row_labels,
-    stopped_on_grid,
+    stopped_early,
 )
 from concert.records.reading import LoadedLog
 
@@ -99,8 +99,8 @@ def _legend_entry(log: LoadedLog, label: RowLabel) -> str:
     """Name, guarantee and AMCR in lines that the figure has room for."""
     name = ", ".join(filter(None, (label.method, label.sigma and f"sigma {label.sigma}")))
     radius = rounded_down(average_certified_radius(log.frame))
-    # Sampling that stopped on a grid of radii leaves a lower bound.
-    least = "at least " if stopped_on_grid(log) else ""
+    # Sampling that stopped early leaves a lower bound.
+    least = "at least " if stopped_early(log) else ""
     entry = f"{name}; guarantee: {label.guarantee}; AMCR {least}{radius}"
     return textwrap.fill(entry, _LEGEND_WIDTH)
 

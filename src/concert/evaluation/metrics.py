@@ -146,20 +146,29 @@ def paired_difference(
     """Mean of values(first) - values(second) over the images that both logs hold, with interval.
 
     Pairing takes out the difficulty of the images, so it resolves smaller differences than two
-    separate intervals. Raises ConcertError if the logs have no image in common or disagree on a
-    label, as logs of different data sets do.
+    separate intervals. Raises ConcertError as `aligned` does.
+    """
+    ours, theirs = aligned(first, second)
+    return bootstrap(values(ours) - values(theirs), seed, resamples, level)
+
+
+def aligned(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the images that both logs hold, in one order.
+
+    Raises ConcertError if the logs have no image in common or disagree on a label, as logs of
+    different data sets do.
     """
     shared = np.intersect1d(first["idx"], second["idx"])
     if not len(shared):
         raise ConcertError("the two logs have no image in common: certify the same subset")
-    aligned = [frame.set_index("idx", drop=False).loc[shared] for frame in (first, second)]
-    labels = [frame["label"].to_numpy() for frame in aligned]
+    ours, theirs = (frame.set_index("idx", drop=False).loc[shared] for frame in (first, second))
+    labels = ours["label"].to_numpy(), theirs["label"].to_numpy()
     if (labels[0] != labels[1]).any():
         image = int(shared[labels[0] != labels[1]][0])
         raise ConcertError(
             f"the two logs give image {image} different labels: compare logs of one data set"
         )
-    return bootstrap(values(aligned[0]) - values(aligned[1]), seed, resamples, level)
+    return ours, theirs
 
 
 def mcnemar_p(first: Floats, second: Floats) -> float:

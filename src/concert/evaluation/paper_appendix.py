@@ -30,7 +30,7 @@ def table_8(logs: Sequence[LoadedLog]) -> pd.DataFrame:
 
 def table_9(
     logs: Sequence[LoadedLog],
-    epochs: Sequence[tuple[float, int]],
+    epochs: Sequence[tuple[float, float]],
     predictions: Sequence[Mapping[str, Any]],
 ) -> pd.DataFrame:
     """Seconds of a prediction, a certification and a training epoch of Concert, after the paper's.
@@ -63,7 +63,8 @@ def table_9(
             | {"seconds": float(log.frame["time"].mean())}
         )
         here["Training epoch"].append(
-            {**run, "n": "", "machine": "", "draws": "", "images": str(images), "seconds": seconds}
+            {**run, "n": "", "machine": "", "draws": "", "seconds": seconds}
+            | {"images": "" if pd.isna(images) else str(int(images))}
         )
     rows: list[dict[str, object]] = []
     for item, seconds in paper_table(9).itertuples(index=False):

@@ -15,7 +15,7 @@ import pandas as pd
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
 from concert.evaluation.metrics import average_certified_radius, certified_radii, percentage
-from concert.evaluation.table_notes import grid_caveats
+from concert.evaluation.table_notes import early_caveats
 from concert.evaluation.tables import require_one_dataset, row_labels
 from concert.records.reading import LoadedLog
 
@@ -62,8 +62,7 @@ def region_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
 
 def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
     """How to read the table."""
-    first = row_labels(logs)[0]
-    name = f"{first.method}, sigma {first.sigma}" if first.sigma else first.method
+    name = row_labels(logs)[0].name
     return [
         "axis: mean over all images of the geometric mean of the certified region's semi-axes, "
         "wrong and abstained images counting 0. log-volume: mean over the 'common' images, which "
@@ -71,7 +70,7 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
         f"larger: share of the images certified by the log and by the first one ({name}) whose "
         f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
         "the first's. Rows with another guarantee than the first's are compared all the same.",
-        *grid_caveats(logs, "AMCR, axis and log-volume"),
+        *early_caveats(logs, "AMCR, axis and log-volume"),
         *([] if all(map(_took_all_draws, logs)) else [EARLY]),
     ]
 

@@ -19,19 +19,19 @@ from concert.evaluation.tables import JOINT
 _CONVENTION = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
     "radius with its 95 % bootstrap interval over images (without an upper end where sampling "
-    "stopped on a grid of radii), wrong and abstained images counting 0. Accuracies and radii are "
+    "stopped early), wrong and abstained images counting 0. Accuracies and radii are "
     "rounded down, abstentions up."
 )
 _CONVENTION_BESIDE_THE_PAPER = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "
     "radius, wrong and abstained images counting 0; interval: its 95 % bootstrap interval over "
-    "images (without an upper end where sampling stopped on a grid of radii). Accuracies, radii "
+    "images (without an upper end where sampling stopped early). Accuracies, radii "
     "and lower ends are rounded down, upper ends up."
 )
 _NO_INTERVAL = (
     "An AMCR of fewer than 10 images, or of images that all have the same radius, has no interval."
 )
-_LEFT_ALIGNED = {"sigma", "method", "guarantee", "certificate"}
+_LEFT_ALIGNED = {"sigma", "method", "first", "other", "verdict", "guarantee", "certificate"}
 # Decimals of columns that are rounded down.
 _DOWN = {"axis": 3, "log-volume": 1, "larger (%)": 1}
 

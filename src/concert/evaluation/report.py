@@ -77,16 +77,17 @@ def write_report(
     if all(attacked(log) for log in logs):
         attacks = attack_table.attack_table(logs, taus)
         shown, read = attack_table.printed(attacks), attack_table.attack_notes(logs)
+        beside, below = attacks_beside_the_paper(logs), [*read, *below]
+        under = [attack_table.CLEAN_NOTE, *below]
         contents |= {
-            "attacks.txt": rendering.to_text(shown, read + below),
+            "attacks.txt": rendering.to_text(shown, under),
             "attacks.csv": rendering.to_csv(attacks),
-            "attacks.md": rendering.to_markdown(shown, read + below),
-            "attacks.tex": rendering.to_latex(shown, read + below),
+            "attacks.md": rendering.to_markdown(shown, under),
+            "attacks.tex": rendering.to_latex(shown, under),
         }
-        beside = attacks_beside_the_paper(logs)
         if beside is not None:
             contents["attacks_paper.csv"] = rendering.to_csv(beside)
-            contents["attacks_paper.md"] = rendering.to_markdown(beside, read + below)
+            contents["attacks_paper.md"] = rendering.to_markdown(beside, below)
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
     """Exact metrics with their 95 % intervals, per log, as JSON values.
 
     Accuracies have exact intervals of a share; AMCR has a bootstrap interval, null where there is
-    none, its upper end also where sampling stopped on a grid of radii.
+    none, its upper end also where sampling stopped early.
     """
     return {
         "data": tables.require_one_dataset(logs),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from concert.evaluation.attacked_log import attacked
+from concert.evaluation.metrics import percentage
 from concert.evaluation.rendering import rounded_up
-from concert.evaluation.tables import row_labels, stopped_on_grid
+from concert.evaluation.tables import fingerprint_of, row_labels, stopped_early
 from concert.records.reading import LoadedLog
 
 
@@ -20,27 +21,33 @@ def data_notes(logs: Sequence[LoadedLog]) -> list[str]:
     return list(dict.fromkeys(note for note in notes if note))
 
 
-GRID_CAVEAT: Final = "sampling stopped on a grid of radii"
+EARLY_CAVEAT: Final = "sampling stopped early"
 GRID_NOTE: Final = (
     "With stopping grid an image stops as soon as it is settled at every radius of the grid: "
-    "between these radii curves are lower than with all n draws, and so is AMCR."
+    "between and beyond these radii curves are lower than with all n draws, and so is AMCR."
+)
+RELATIVE_NOTE: Final = (
+    "With stopping relative an image stops as soon as its radius is within that share of what all "
+    "n draws are expected to give: curves are lower than with all n draws, and so is AMCR."
+)
+UNANIMOUS: Final = (
+    "Images for which all n draws were made and all voted for one class, so that n is what bounds "
+    "their radius"
 )
 
 
-def grid_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
-    """That numbers called `what` are lower bounds for the logs that stopped on a grid; [] if none.
+def early_caveats(logs: Sequence[LoadedLog], what: str) -> list[str]:
+    """That numbers called `what` are lower bounds for the logs that stopped early; [] if none.
 
     Logs are named where others did not.
     """
     stopped = [
-        label.name
-        for log, label in zip(logs, row_labels(logs), strict=True)
-        if stopped_on_grid(log)
+        label.name for log, label in zip(logs, row_labels(logs), strict=True) if stopped_early(log)
     ]
     if not stopped:
         return []
     of = "" if len(stopped) == len(logs) else " of " + "; ".join(dict.fromkeys(stopped))
-    return [f"{what}{of}: lower bounds, because {GRID_CAVEAT}."]
+    return [f"{what}{of}: lower bounds, because {EARLY_CAVEAT}."]
 
 
 def _subset(log: LoadedLog) -> str:
@@ -52,19 +59,13 @@ def _subset(log: LoadedLog) -> str:
     return f"{attack['subset']}, attacked{of_these}"
 
 
-UNANIMOUS: Final = (
-    "Images for which all n draws voted alike, whose radius is the largest that n can show and "
-    "would grow with it"
-)
-
-
 def unanimous_share(log: LoadedLog) -> float:
     """The share of the images for which all n draws were made and voted for one class."""
     n, frame = log.run["identity"].get("n"), log.frame
     if not isinstance(n, int):
         return 0.0
-    alike = frame["votes"].astype(str).str.count(":") == 1
-    return float(((frame["n_used"].astype(float) == n) & alike).mean())
+    # A draw that was undecided is a vote for none.
+    return float(frame["votes"].astype(str).str.fullmatch(rf"\d+:{n}").mean())
 
 
 def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
@@ -87,18 +88,21 @@ def run_notes(logs: Sequence[LoadedLog]) -> list[str]:
         if text:
             settings.setdefault(text, []).append(name)
     clean = not any(map(attacked, logs))
-    if not notes and clean and len({frozenset(log.frame["idx"]) for log in logs}) > 1:
+    prints = {fingerprint_of(log) for log in logs} - {None}
+    other = len(prints) > 1 or (
+        not notes and len({frozenset(log.frame["idx"]) for log in logs}) > 1
+    )
+    if clean and other:
         notes.append("The logs do not have the same images: their rows differ by that too.")
-    if any(map(stopped_on_grid, logs)):
-        notes.append(GRID_NOTE)
-    capped = {
-        label.name: share
+    rules = [str(log.run["identity"].get("stopping", "")).partition(":")[0] for log in logs]
+    notes += [GRID_NOTE] if "grid" in rules else []
+    notes += [RELATIVE_NOTE] if "relative" in rules else []
+    capped = [
+        f"{label.name} {rounded_up(percentage(share), 1)} %"
         for log, label in zip(logs, row_labels(logs), strict=True)
         if (share := unanimous_share(log)) > 0
-    }
-    if capped:
-        each = (f"{name} {rounded_up(100 * share, 1)} %" for name, share in capped.items())
-        notes.append(f"{UNANIMOUS}: {'; '.join(each)}.")
+    ]
+    notes += [f"{UNANIMOUS}: {'; '.join(capped)}."] if capped else []
     notes += [f"{'; '.join(names)}: {text}." for text, names in trained.items()]
     if len(settings) == 1:
         return [*notes, f"Certified with {next(iter(settings))}."]

@@ -169,18 +169,38 @@ def runtime_table(logs: Sequence[LoadedLog]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def stopped_on_grid(log: LoadedLog) -> bool:
-    """Whether the log's images stopped early on a grid of radii, which makes AMCR a lower bound."""
-    return str(log.run["identity"].get("stopping", "")).startswith("grid")
+def fingerprint_of(log: LoadedLog) -> str | None:
+    """What tells a log's images from others; None if the log does not say."""
+    data = log.run["identity"].get("data")
+    return data.get("fingerprint") if isinstance(data, dict) else None
+
+
+def stopped_early(log: LoadedLog) -> bool:
+    """Whether the log's images were stopped before all draws, which makes AMCR a lower bound."""
+    return log.run["identity"].get("stopping") not in (None, "", "full")
+
+
+def settled_radii(logs: Sequence[LoadedLog], radii: Sequence[float]) -> list[float]:
+    """Those of `radii` at which no log's accuracy rests on when it stopped: they are on its grid.
+
+    An image that stopped on a grid is settled there, and may have a larger radius than it shows.
+    """
+    grids = [_stopping_grid(log) for log in logs]
+    return [r for r in radii if all(grid is None or r in grid for grid in grids)]
+
+
+def _stopping_grid(log: LoadedLog) -> list[float] | None:
+    kind, _, given = str(log.run["identity"].get("stopping", "")).partition(":")
+    return list(map(float, given.split(","))) if kind == "grid" else None
 
 
 def amcr_ends(log: LoadedLog) -> tuple[float, float]:
     """The interval of a log's AMCR with all draws; NaN where resampling tells nothing.
 
-    Where sampling stopped on a grid of radii only its lower end is known: the other is infinite.
+    Where sampling stopped early only its lower end is known: the other is infinite.
     """
     low, high = amcr_interval(log.frame)
-    return low, math.inf if stopped_on_grid(log) and not math.isnan(low) else high
+    return low, math.inf if stopped_early(log) and not math.isnan(low) else high
 
 
 def draws(log: LoadedLog) -> int | None:

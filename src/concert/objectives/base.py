@@ -45,10 +45,6 @@ class Objective(ABC):
         """Raise a ConcertError for a noise model that the method is not defined for."""
         return
 
-    def starts_within(self, epochs: int) -> bool:
-        """Whether all terms are trained in a training of so many epochs."""
-        return self.start_epoch < epochs
-
     @abstractmethod
     def __call__(
         self,

@@ -27,7 +27,7 @@ from concert.noise import NoiseModel
 from concert.objectives import LossTerms
 from concert.recipes.building import build_base, build_noise, build_objective, describe
 from concert.recipes.config import Recipe
-from concert.runs import save_model
+from concert.runs import save_model, source_of
 from concert.streams import Domain, keyed_generator
 from concert.team import launch, make_fabric
 from concert.training.entropy_source import EntropySource
@@ -107,7 +107,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     check_classifier(classifier.eval(), torch.zeros((2, *images.shape)), images.num_classes)
     objective.check(noise)
     check_precision(settings, noise, fabric.world_size)
-    if not objective.starts_within(settings.epochs):
+    if objective.start_epoch >= settings.epochs:
         log.warning(
             "only the classification loss is trained: objective.start_epoch %d is not reached in "
             "%d epochs",
@@ -125,9 +125,11 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
     f, g = distributed(fabric, classifier, noise)
     fabric_optimizer: Any = fabric.setup_optimizers(optimizer)
     inputs = {"training images": images.fingerprint, **entropies.inputs, **initial}
-    code = source_hash([type(objective)])
-    if code is not None:
-        inputs["code of the objective"] = code
+    code = {
+        "code of the objective": source_hash([type(objective)]),
+        "code of the classifier": source_of(classifier, noise).get("classifier_source"),
+    }
+    inputs |= {name: digest for name, digest in code.items() if digest is not None}
     state = TrainingState(classifier, noise, optimizer, inputs=inputs)
     if state.resume(out / "checkpoints"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)

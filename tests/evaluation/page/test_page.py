@@ -173,9 +173,9 @@ def test_nothing_is_promised_for_logs_that_guarantee_nothing(
 def test_lower_bounds_are_said_to_be(make_log: Callable[..., LoadedLog]) -> None:
     grid = make_log(OUTCOMES, identity={"stopping": "grid:0,0.5"}, method="Cohen")
     text = Elements(report_page([grid])).text
-    assert "for an interval) (a lower bound: sampling stopped on a grid of radii)." in text
-    for what in ("Curves between the radii of the grid, and AMCR", "AMCR, axis and log-volume"):
-        assert f"{what}: lower bounds, because sampling stopped on a grid of radii." in text
+    assert "for an interval) (a lower bound: sampling stopped early)." in text
+    for what in ("Curves, but for the radii of a grid, and AMCR", "AMCR, axis and log-volume"):
+        assert f"{what}: lower bounds, because sampling stopped early." in text
     assert "lower bound" not in Elements(report_page([make_log(OUTCOMES, "full")])).text
 
 

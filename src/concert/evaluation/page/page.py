@@ -82,7 +82,7 @@ def report_page(
         height=HEIGHT,
         names=names,
         attacked=[name for log, name in zip(logs, names, strict=True) if attacked(log)],
-        caveats=table_notes.grid_caveats(logs, "Curves between the radii of the grid, and AMCR"),
+        caveats=table_notes.early_caveats(logs, "Curves, but for the radii of a grid, and AMCR"),
         statements=words.statements(logs, names),
         tables=page_tables(logs, radii, taus),
         text_columns=TEXT_COLUMNS,

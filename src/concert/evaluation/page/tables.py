@@ -106,7 +106,7 @@ def page_tables(
             f"its 95 % bootstrap interval over images.{few} Wrong and abstained images count 0. "
             "Accuracies and radii are rounded down.",
             _guarantee_first(rendering.printed(comparison)),
-            table_notes.grid_caveats(logs, "AMCR and accuracies between the radii of the grid"),
+            table_notes.early_caveats(logs, "AMCR, and accuracies but for the radii of a grid"),
         ),
         *_attack_tables(logs, taus),
         PageTable(
@@ -144,7 +144,7 @@ def _attack_tables(logs: Sequence[LoadedLog], taus: Sequence[float] | None) -> l
             "The share of the attacked images that are certified, by the size of the perturbation "
             "(the paper's Tables 2 to 5).",
             _guarantee_first(columns),
-            attack_table.attack_notes(logs),
+            [attack_table.CLEAN_NOTE, *attack_table.attack_notes(logs)],
         )
     ]
 

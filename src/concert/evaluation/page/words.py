@@ -24,7 +24,7 @@ from concert.records.reading import LoadedLog
 def log_names(logs: Sequence[LoadedLog]) -> list[str]:
     """What the page calls each log: method and sigma, the certificate where that is ambiguous."""
     labels = tables.row_labels(logs)
-    names = [f"{each.method}, sigma {each.sigma}" if each.sigma else each.method for each in labels]
+    names = [label.name for label in labels]
     return [
         name if names.count(name) == 1 else f"{name}, {label.certificate}"
         for name, label in zip(names, labels, strict=True)
@@ -92,7 +92,7 @@ def _radius_sentence(log: LoadedLog) -> str:
         interval = " (too few images for an interval)"
     else:
         interval = " (the same for all images, so without an interval)"
-    caveat = f" (a lower bound: {table_notes.GRID_CAVEAT})" if tables.stopped_on_grid(log) else ""
+    caveat = f" (a lower bound: {table_notes.EARLY_CAVEAT})" if tables.stopped_early(log) else ""
     return f"The average certified radius is {radius}{interval}{caveat}."
 
 
