@@ -80,7 +80,9 @@ def _one_line(message: str, parser: ArgumentParser) -> str:
         names = [action.dest for action in parser._actions]
         close = closest(path, names)
         hint = f": did you mean '{close}'?" if close else ""
-        return f"unknown setting '{path}'{hint} See `{parser.prog} --help`"
+        own = " A class of your own has its settings in objective.init_args."
+        own = own if key[1] == "objective" else ""
+        return f"unknown setting '{path}'{hint}{own} See `{parser.prog} --help`"
     return f"{text} (see `{parser.prog} --help`)"
 
 

@@ -39,9 +39,9 @@ def hint(abstained: int = 16, **changed: Any) -> str:
 @pytest.mark.parametrize(
     ("abstained", "said"),
     [
-        (16, "of the first 16 images 16 abstain: "),
+        (16, "of the first 16 images all 16 abstain: "),
         (14, "of the first 16 images 14 abstain and the other 2 get one and the same class: "),
-        (0, "of the first 16 images 0 abstain and the other 16 get one and the same class: "),
+        (0, "of the first 16 images all 16 get one and the same class: "),
     ],
 )
 def test_abstentions_are_counted_by_themselves(abstained: int, said: str) -> None:
@@ -88,10 +88,10 @@ def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
 @pytest.mark.parametrize(
     ("answers", "total", "said"),
     [
-        ([-1] * 5, 5, "of the first 5 images 5 abstain: "),
+        ([-1] * 5, 5, "of the first 5 images all 5 abstain: "),
         ([-1] * 5, 9, ""),
         ([-1, -1, -1, -1, 3], 5, ""),
-        ([-1] * 20, 20, "of the first 16 images 16 abstain: "),
+        ([-1] * 20, 20, "of the first 16 images all 16 abstain: "),
     ],
 )
 def test_the_hint_is_given_once_and_of_a_few_images_at_the_end(
@@ -138,3 +138,12 @@ def test_a_model_behind_a_denoiser_is_fine_tuned_with_it() -> None:
     assert flags[flags.index("--classifier.denoiser") + 1] == "mine.Denoiser"
     assert json.loads(flags[flags.index("--classifier.denoiser_args") + 1]) == {"depth": 4}
     assert "--trust" in flags
+
+
+def test_a_model_that_was_trained_with_the_noise_is_not_told_to_train_with_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch\n")
+    said = untrained_hint(16, 16, tmp_path, MNIST)
+    assert "learned nothing" in said
+    assert "concert train" not in said

@@ -15,8 +15,10 @@ from written_runs import write_log, write_model
 
 from concert.commands.attack import parser as attack_parser
 from concert.commands.attack import settings_of
+from concert.comparison.attack_report import write_attacks
+from concert.comparison.certified import read_logs
 from concert.comparison.products import note_done, share_attacked
-from concert.comparison.report import read_logs, write_attacks, write_comparison
+from concert.comparison.report import write_comparison
 from concert.comparison.spec import read_spec
 from concert.comparison.steps import Step, steps_of
 from concert.errors import ConcertError

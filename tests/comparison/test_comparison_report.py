@@ -9,8 +9,10 @@ import pytest
 from specs import SPEC, change
 from written_runs import IDENTITY, write_log, write_model, write_prediction, write_variances
 
+from concert.comparison.attack_report import write_attacks
+from concert.comparison.certified import read_logs
 from concert.comparison.plan import Comparison
-from concert.comparison.report import SOURCES, read_logs, write_attacks, write_comparison
+from concert.comparison.report import SOURCES, write_comparison
 from concert.comparison.spec import read_spec
 from concert.errors import ConcertError
 

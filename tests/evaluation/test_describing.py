@@ -10,6 +10,7 @@ import pytest
 from concert.evaluation.describing import describe_method, training_note
 from concert.recipes.building import Description
 
+DECAYS = {"epochs": 9, "milestones": [9]}
 NOISE = {"kind": "isotropic", "sigma": 0.5}
 DESCRIBED = Description({"name": "lenet"}, NOISE, 10, (1, 28, 28), (), "mnist")
 
@@ -27,6 +28,8 @@ def recipe(objective: dict[str, Any], **parts: Any) -> dict[str, Any]:
         (recipe({"name": "smoothadv", "m": 4, "train_copies": "first"}), "1 noisy copy of"),
         (recipe({"name": "macer"}), "16 noisy copies of an image"),
         (recipe({"name": "macer", "m": 4}), "4 noisy copies of an image"),
+        (recipe({"name": "smoothadv", "warmup_epochs": 500}), "grown to 20/500 of epsilon"),
+        (recipe({"name": "gaussian"}, training=DECAYS), "never decayed (training.milestones [9])"),
         (recipe({"name": "gaussian"}, init="runs/a"), "from the weights of runs/a"),
         (recipe({"name": "gaussian"}, data={"subset": "first:9"}), "training images first:9"),
     ],
@@ -69,3 +72,11 @@ def test_a_recipe_that_says_little_still_names_its_method(tmp_path: Path, writte
 def test_a_recipe_that_cannot_be_read_names_no_method(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes("objective: {name: \u00e9}".encode("utf-16"))
     assert describe_method(tmp_path, DESCRIBED)["method"] == "model"
+
+
+def test_what_its_epochs_reach_is_not_told() -> None:
+    reached = {"epochs": 20, "milestones": [19]}
+    for objective in ({"name": "smoothadv"}, {"name": "smoothadv", "warmup_epochs": 20}):
+        said = training_note(recipe(objective, training=reached))
+        assert "epsilon" not in said
+        assert "decayed" not in said

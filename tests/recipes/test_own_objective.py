@@ -27,6 +27,8 @@ from concert.runs import read_description
 from concert.training.loop import Watcher, train
 
 CODE = '''
+from dataclasses import replace
+
 from concert.objectives import DenoiseObjective, GaussianObjective, Objective
 
 class Doubled(GaussianObjective):
@@ -47,6 +49,20 @@ class Denoising(DenoiseObjective):
 class Bare(GaussianObjective):
     def __call__(self, *given):
         return super().__call__(*given).total
+
+class Number(GaussianObjective):
+    def __call__(self, *given):
+        return replace(super().__call__(*given), total=0.5)
+
+class Detached(GaussianObjective):
+    def __call__(self, *given):
+        terms = super().__call__(*given)
+        return replace(terms, total=terms.total.detach())
+
+class Unreduced(GaussianObjective):
+    def __call__(self, *given):
+        terms = super().__call__(*given)
+        return replace(terms, total=terms.total.expand(32))
 
 class Halved(GaussianObjective):
     def __init__(self) -> None:
@@ -128,13 +144,23 @@ def test_a_denoising_method_of_ones_own_needs_a_denoiser(
     assert "'own_method.Denoising' trains a denoiser" in capsys.readouterr().err
 
 
-def test_a_method_that_returns_no_loss_terms_is_refused(
-    here: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Bare", "must return concert.objectives.LossTerms, not Tensor"),
+        ("Number", "must return a scalar tensor with a gradient as total, not float"),
+        ("Detached", "not one of shape (), requires_grad=False"),
+        ("Unreduced", "not one of shape (32,), requires_grad=True"),
+    ],
+)
+def test_a_method_that_returns_no_loss_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
-    Path("own.yaml").write_text(yaml.safe_dump(recipe("own_method.Bare")))
+    Path("own.yaml").write_text(yaml.safe_dump(recipe(f"own_method.{name}")))
     assert main(["train", "own.yaml", "--out", "run"]) == 2
-    said = "'own_method.Bare' must return concert.objectives.LossTerms, not Tensor"
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"objective 'own_method.{name}'" in printed
+    assert said in printed
 
 
 def test_a_run_is_not_gone_on_with_by_other_code(here: Path) -> None:

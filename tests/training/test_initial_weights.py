@@ -175,6 +175,11 @@ def test_certify_says_once_what_to_do_about_a_classifier_without_noise(
     assert train(recipe, tmp_path / "before")
     flags = ["--subset", "first:20", "--n", "200", "--n0", "32"]
     assert main(["certify", str(tmp_path / "before"), *flags]) == 0
+    assert "seems to have learned nothing" in capsys.readouterr().out
+    # As a model that comes from elsewhere.
+    (tmp_path / "before" / "metrics.csv").unlink()
+    again = ["--log", str(tmp_path / "again.tsv")]
+    assert main(["certify", str(tmp_path / "before"), *flags, *again]) == 0
     said = capsys.readouterr().out
     assert said.count("does not seem to be trained with this noise") == 1
     assert "of the first 16 images " in said

@@ -11,8 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from concert.commands.logged_images import find_images
+from concert.comparison.attack_report import write_attacks
+from concert.comparison.certified import read_logs
 from concert.comparison.performing import only_one, perform
-from concert.comparison.report import read_logs, write_attacks, write_comparison
+from concert.comparison.report import write_comparison
 from concert.comparison.spec import REPORT, default_out, read_spec
 from concert.comparison.steps import Progress, Step, steps_of
 from concert.console import LiveRow, StopSignal, clock, make_console

@@ -19,6 +19,11 @@ SEEMS: Final = (
     "of the first {images} images {what}: the classifier does not seem to be trained with this "
     "noise. {other}"
 )
+LEARNED_NOTHING: Final = (
+    "of the first {images} images {what}: trained with this very noise, the model seems to have "
+    "learned nothing (its losses are in {metrics}). Train it with less noise, for longer, or with "
+    "another learning rate."
+)
 OTHER: Final = "For {kind} noise no recipe is at hand; with isotropic noise near its lower end: "
 TUNE: Final = "concert train {recipe} --init {run}{flags} --out {run}-tuned"
 DENOISE: Final = (
@@ -42,16 +47,19 @@ def untrained_hint(
     there is one, with a sigma near the run's. `certified`: the images certified, which say where
     such data are.
     """
-    rest, kind = images - abstained, description.noise.get("kind", "isotropic")
-    same = f" and the other {rest} get one and the same class" if rest else ""
+    kind, metrics = description.noise.get("kind", "isotropic"), run / "metrics.csv"
+    what = _outcome(images, abstained)
+    if metrics.is_file():  # made by a training under the noise of this very model
+        return LEARNED_NOTHING.format(images=images, what=what, metrics=metrics)
     recipe, flags = _recipe(description)
     flags += _data_flags(description.data, certified)
     flags += trust_flag(description).split()
     denoiser = description.classifier.get("denoiser")
     if denoiser:
-        arguments = shlex.quote(json.dumps(denoiser.get("init_args") or {}))
         flags += [f"--classifier.denoiser {shlex.quote(denoiser['name'])}"]
-        flags += [f"--classifier.denoiser_args {arguments}"]
+        if denoiser.get("init_args"):
+            arguments = shlex.quote(json.dumps(denoiser["init_args"]))
+            flags += [f"--classifier.denoiser_args {arguments}"]
     ways = "Fine-tune it" if denoiser else "Fine-tune it, or put a denoiser before it"
     text = yaml.safe_load(find_recipe(recipe).read_text(encoding="utf-8"))
     lines = [
@@ -60,7 +68,7 @@ def untrained_hint(
     ]
     return "\n".join(lines).format(
         images=images,
-        what=f"{abstained} abstain{same}",
+        what=what,
         epochs=text["training"]["epochs"],
         other="" if kind == "isotropic" else OTHER.format(kind=kind),
         each="" if denoiser else " each",
@@ -68,6 +76,15 @@ def untrained_hint(
         run=shlex.quote(str(run)),
         flags="".join(f" {flag}" for flag in flags),
     )
+
+
+def _outcome(images: int, abstained: int) -> str:
+    rest = images - abstained
+    if not abstained:
+        return f"all {images} get one and the same class"
+    if not rest:
+        return f"all {images} abstain"
+    return f"{abstained} abstain and the other {rest} get one and the same class"
 
 
 def _recipe(description: Description) -> tuple[str, list[str]]:

@@ -18,7 +18,7 @@ from concert.comparison.products import weights_of
 from concert.data import subset_indices
 from concert.data.floats import attack_description
 from concert.data.known import KNOWN, Known
-from concert.data.load import SPLITS
+from concert.data.load import SPLITS, unknown_data
 from concert.errors import ConcertError, nearest
 from concert.evaluation.certify import CertifySettings
 from concert.import_paths import is_foreign
@@ -52,6 +52,7 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     objective.check(noise)
     check_start(objective, recipe)
     check_subset_rule(recipe.data.subset)
+    check_data(recipe.data, options)
     names = (entry.name for entry in fields(CertifySettings))
     settings = CertifySettings(**{name: getattr(options, name) for name in names})
     settings.check(noise)
@@ -60,6 +61,17 @@ def check_settings(recipe: Recipe, options: Any) -> CertifySettings:
     SamplingSettings(options.batch_size, options.vote_margin, options.workers)
     check_classifier(recipe.classifier, options.trust)
     return replace(settings, certificate=settings.certificate_of(noise))
+
+
+def check_data(trained_on: DataSettings, options: Any) -> None:
+    """Refuse names of data sets that are not known, and of which no folder is given."""
+    data = options.data
+    certified = DataSettings(data.name or trained_on.name, data.path)
+    if data.name in ("", trained_on.name) and data.path is None:
+        certified = trained_on
+    for each in (trained_on, certified):
+        if each.path is None and each.name not in KNOWN:
+            raise unknown_data(each.name)
 
 
 def check_start(objective: Objective, recipe: Recipe) -> None:

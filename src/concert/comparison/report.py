@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from concert.comparison.certified import Certified, read_logs, remove_others
 from concert.comparison.costs import gradient_variances, run_costs, training_times
-from concert.comparison.plan import AttackPlan, Comparison, PlannedRun, attack_folder
-from concert.comparison.products import LOG, PREDICTION, measured, weights_of
+from concert.comparison.plan import Comparison, PlannedRun
+from concert.comparison.products import PREDICTION, measured
 from concert.errors import ConcertError
 from concert.evaluation import difference_table, rendering, table_notes, tables
-from concert.evaluation.attack_verdict import verdict_table, write_verdict
 from concert.evaluation.figures import certified_accuracy_figure
 from concert.evaluation.page.page import PageExtras
+from concert.evaluation.page.tables import text_table
 from concert.evaluation.paper_appendix import table_8, table_9
 from concert.evaluation.paper_tables import TABLE_OF, beside_the_paper
 from concert.evaluation.report import FILES as REPORT_FILES
 from concert.evaluation.report import write_report
 from concert.files import write_atomically
-from concert.records.reading import LoadedLog, read_log
+from concert.records.reading import LoadedLog
 
 SOURCES: Final = (
     "paper: as printed; its n is not stated; it trained Concert for 300 epochs (ImageNet: 120) and "
@@ -36,45 +36,6 @@ OF_RUNS: Final = (
     *("runs.csv", "table8.csv", "table9.csv", "gradient_variance.csv", "figure-*.png"),
     *("paper.csv", "paper.md", "paper.tex", "differences.csv", "differences.md"),
 )
-OF_ATTACKS: Final = (*REPORT_FILES, "verdict.csv", "verdict.md")
-
-
-@dataclass(frozen=True)
-class Certified:
-    """The runs of a comparison that have a log, their logs, and why each of the others has none."""
-
-    runs: list[PlannedRun]
-    logs: list[LoadedLog]
-    missing: dict[str, str]
-
-    def notes(self) -> list[str]:
-        """What tables say of the runs that are missing."""
-        return [f"Not in this report: {name} ({why})." for name, why in self.missing.items()]
-
-
-def read_logs(comparison: Comparison) -> Certified:
-    """The logs of all runs that can be read; writes nothing."""
-    return _readable([(run, run.folder / LOG) for run in comparison.runs])
-
-
-def _readable(files: Sequence[tuple[PlannedRun, Path]]) -> Certified:
-    found = Certified([], [], {})
-    for run, file in files:
-        try:
-            log = read_log(file) if file.is_file() else None
-        except ConcertError as error:
-            found.missing[run.name] = str(error)
-            continue
-        if log is None:
-            found.missing[run.name] = "not certified"
-        elif weights_of(run.folder) is None:
-            found.missing[run.name] = f"the model of {file} is gone"
-        elif weights_of(run.folder) != log.run["identity"].get("weights"):
-            found.missing[run.name] = f"{file} is of another model: delete it"
-        else:
-            found.runs.append(run)
-            found.logs.append(log)
-    return found
 
 
 def write_comparison(
@@ -85,14 +46,14 @@ def write_comparison(
     All that `concert report` writes; paper.{csv,md,tex} (Tables 1, 6, 7), table8.csv, table9.csv;
     a figure for each group of runs (Figures 3 and 4); runs.csv (what each run cost);
     differences.{csv,md} where the comparison has a `first`; and gradient_variance.csv where it was
-    measured (Eq. 12). Runs without a log are named in the notes
-    of the tables. `extras`: what the page shows beside. Such files of an earlier report that this
-    one does not have are removed. Raises ConcertError if no run has a log.
+    measured (Eq. 12). Runs without a log are named in the notes of the tables. `extras`: what the
+    page shows beside. Such files of an earlier report that this one does not have are removed.
+    Raises ConcertError if no run has a log.
     """
     found = read_logs(comparison)
     certified, logs = found.runs, found.logs
     if not logs:
-        _remove_others(out, OF_RUNS, [])
+        remove_others(out, OF_RUNS, [])
         name, why = next(iter(found.missing.items()))
         raise ConcertError(
             f"no run has been certified ({name}: {why}): see train.log and certify.log in the "
@@ -126,6 +87,9 @@ def write_comparison(
         shown = difference_table.printed(differences)
         contents["differences.csv"] = rendering.to_csv(differences)
         contents["differences.md"] = rendering.to_markdown(shown, below)
+        caption = difference_table.NOTES[0]
+        table = text_table("differences", "Paired differences", caption, shown, unpaired)
+        extras = replace(extras or PageExtras(), tables=(table,))
     variances = gradient_variances(certified)
     if len(variances):
         contents["gradient_variance.csv"] = rendering.to_csv(variances)
@@ -133,7 +97,7 @@ def write_comparison(
     for name, content in contents.items():
         write_atomically(out / name, content)
     files += [out / name for name in contents]
-    _remove_others(out, OF_RUNS, files)
+    remove_others(out, OF_RUNS, files)
     return files
 
 
@@ -169,57 +133,6 @@ def paired_differences(
 
 def _among(place: int, logs: Sequence[LoadedLog], found: Certified) -> bool:
     return any(log is found.logs[place] for log in logs)
-
-
-def _remove_others(out: Path, patterns: Sequence[str], written: Sequence[Path]) -> None:
-    """Remove the files of an earlier report that are not among those written."""
-    for file in (file for pattern in patterns for file in out.glob(pattern)):
-        if file not in written and file.is_file():
-            file.unlink()
-
-
-def write_attacks(
-    comparison: Comparison, out: Path, extras: PageExtras | None = None
-) -> tuple[list[Path], dict[str, str]]:
-    """Write the report on each attack into a folder of its name in `out`.
-
-    All that `concert report` writes of attacked images (Tables 2 to 5), and verdict.{csv,md}, the
-    paired differences of the first run to the others. Returns the files' paths, and why something
-    is missing, by "RUN, attack NAME" or "attack NAME". Of an attack without a log nothing is
-    written, and an earlier report on it, or on one that the comparison no longer has, is removed.
-    """
-    files: list[Path] = []
-    missing: dict[str, str] = {}
-    for plan in comparison.attacks:
-        folders = [(each.run, attack_folder(each.run, plan.name) / LOG) for each in plan.members]
-        found = _readable(folders)
-        missing |= {f"{name}, attack {plan.name}": why for name, why in found.missing.items()}
-        written: list[Path] = []
-        try:
-            if found.logs:
-                written += write_report(
-                    found.logs, out / plan.name, taus=plan.taus, extras=extras, notes=found.notes()
-                )
-            written += _write_verdict(plan, found, out / plan.name)
-        except ConcertError as error:
-            missing[f"attack {plan.name}"] = str(error)
-        _remove_others(out / plan.name, OF_ATTACKS, written)
-        files += written
-    named = {plan.name for plan in comparison.attacks}
-    for gone in (file.parent for file in out.glob("*/attacks.csv")):
-        if gone.name not in named:
-            _remove_others(gone, OF_ATTACKS, [])
-            with contextlib.suppress(OSError):
-                gone.rmdir()
-    return files, missing
-
-
-def _write_verdict(plan: AttackPlan, found: Certified, out: Path) -> list[Path]:
-    by_name = dict(zip((run.name for run in found.runs), found.logs, strict=True))
-    first = by_name.pop(plan.first, None)
-    if first is None or not by_name:
-        return []
-    return write_verdict(verdict_table(first, list(by_name.values()), plan.taus), out)
 
 
 def grouped(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> dict[str, list[LoadedLog]]:

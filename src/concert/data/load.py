@@ -51,8 +51,7 @@ def load_images(
     elif name in KNOWN:
         source = hub_source(name, split)
     else:
-        unknown = nearest("data set", name, KNOWN)
-        raise ConcertError(f"{unknown}; for other images give their folder (--data.path FOLDER)")
+        raise unknown_data(name)
 
     file = _cache_file(name, split, size, source.key)
     stored = read_cache(file)
@@ -110,6 +109,12 @@ def _numeric_images(
         notes="" if rows.attack is None else _attack_notes(rows.attack),
         attack=rows.attack,
     )
+
+
+def unknown_data(name: str) -> ConcertError:
+    """That a name is no data set's, and no folder was given."""
+    unknown = nearest("data set", name, KNOWN)
+    return ConcertError(f"{unknown}; for other images give their folder (--data.path FOLDER)")
 
 
 def _attack_notes(attack: Mapping[str, Any]) -> str:

@@ -161,12 +161,13 @@ def write_verdict(table: pd.DataFrame, out: Path) -> list[Path]:
 
 def main(
     log: Path,
-    others: list[Path],
+    others: list[Path] | Path,
     out: Path | None = None,
     taus: list[float] | None = None,
 ) -> str:
     """The table as text; with `out` also DIR/verdict.csv and DIR/verdict.md."""
-    table = verdict_table(read_log(log), [read_log(other) for other in others], taus)
+    given = others if isinstance(others, list) else [others]
+    table = verdict_table(read_log(log), [read_log(other) for other in given], taus)
     written = [] if out is None else write_verdict(table, out)
     said = [f"written: {', '.join(map(str, written))}"] if written else []
     return "\n".join([rendering.to_text(printed(table), NOTES), *said])

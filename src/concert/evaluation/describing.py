@@ -49,8 +49,8 @@ def describe_method(run: Path, description: Description) -> dict[str, Any]:
 
 
 def training_note(recipe: Mapping[str, Any]) -> str:
-    """How a recipe trains: epochs, images, copies, initial weights; and whether the method's own
-    terms never begin.
+    """How a recipe trains: epochs, images, copies, initial weights; and what of the method its
+    epochs do not reach.
     """
     epochs, objective = int(recipe["training"]["epochs"]), recipe["objective"]
     copies, start = (_setting(objective, name) for name in ("m", "start_epoch"))
@@ -62,6 +62,12 @@ def training_note(recipe: Mapping[str, Any]) -> str:
     if copies is not None:
         parts.append(f"{_counted(copies, 'noisy copy', 'noisy copies')} of an image")
     parts += [f"from the weights of {recipe['init']}"] if recipe.get("init") else []
+    warmup = _setting(objective, "warmup_epochs") or 0
+    if warmup > epochs:
+        parts.append(f"its attack had grown to {epochs}/{warmup} of epsilon (warmup_epochs)")
+    milestones = recipe["training"].get("milestones") or []
+    if milestones and min(milestones) >= epochs:
+        parts.append(f"the learning rate never decayed (training.milestones {milestones})")
     if start is not None and start >= epochs:
         parts.append(
             f"the method's own terms never began (objective.start_epoch {start}): this is plain "

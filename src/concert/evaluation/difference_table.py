@@ -40,11 +40,11 @@ from concert.records.reading import LoadedLog, read_log
 from concert.tool import run_tool
 
 NOTES: Final = [
-    "Columns headed by a number: certified accuracy at that l2 radius of the first method minus "
-    "that of the other, on the images that both logs have, rounded down, with its 95 % bootstrap "
-    "interval over pairs of answers to one image, rounded outwards. higher, lower: where the "
-    "two-sided p of McNemar's exact test is below 0.05, each radius by itself, not corrected for "
-    "their number. One training each: another seed may differ by more."
+    "Columns headed by r and a number: certified accuracy at that l2 radius of the first method "
+    "minus that of the other, on the images that both logs have, rounded down, with its 95 % "
+    "bootstrap interval over pairs of answers to one image, rounded outwards. higher, lower: where "
+    "the two-sided p of McNemar's exact test is below 0.05, each radius by itself, not corrected "
+    "for their number; undecided elsewhere. One training each: another seed may differ by more."
 ]
 
 
@@ -115,12 +115,13 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
 
 def main(
     log: Path,
-    others: list[Path],
+    others: list[Path] | Path,
     out: Path | None = None,
     radii: list[float] | None = None,
 ) -> str:
     """The table as text; with `out` also DIR/differences.csv and DIR/differences.md."""
-    first, *rest = logs = [read_log(path) for path in (log, *others)]
+    given = others if isinstance(others, list) else [others]
+    first, *rest = logs = [read_log(path) for path in (log, *given)]
     grid = settled_radii(logs, radius_grid(logs)) if radii is None else radii
     table = difference_table(first, rest, grid)
     shown = printed(table)

@@ -19,9 +19,9 @@ from concert.evaluation.tables import radius_name, require_one_dataset, row_labe
 from concert.records.reading import LoadedLog
 
 NOTES: Final = [
-    "Columns headed by a number: 95 % interval of the certified accuracy at that l2 radius, exact "
-    "(Clopper-Pearson) for each radius by itself; lower ends are rounded down, upper ends up. "
-    "intervals.csv also has the bootstrap intervals over images."
+    "Columns headed by r and a number: 95 % interval of the certified accuracy at that l2 radius, "
+    "exact (Clopper-Pearson) for each radius by itself; lower ends are rounded down, upper ends "
+    "up. intervals.csv also has the bootstrap intervals over images."
 ]
 
 

@@ -64,9 +64,12 @@ def region_notes(logs: Sequence[LoadedLog]) -> list[str]:
     """How to read the table."""
     name = row_labels(logs)[0].name
     return [
+        "AMCR: mean over all images of the radius of the largest ball inside the certified region. "
         "axis: mean over all images of the geometric mean of the certified region's semi-axes, "
         "wrong and abstained images counting 0. log-volume: mean over the 'common' images, which "
-        "all logs certify; a log that certifies no image at all is left out.",
+        "all logs certify; a log that certifies no image at all is left out. Both are of the whole "
+        "region, an ellipsoid where the certificate has one. draws: mean certifying draws of "
+        "an image.",
         f"larger: share of the images certified by the log and by the first one ({name}) whose "
         f"axis is at least {AXIS} times the first's and whose radius is at least {INSCRIBED} times "
         "the first's. Rows with another guarantee than the first's are compared all the same.",

@@ -31,8 +31,8 @@ RELATIVE_NOTE: Final = (
     "n draws are expected to give: curves are lower than with all n draws, and so is AMCR."
 )
 UNANIMOUS: Final = (
-    "Images for which all n draws were made and all voted for one class, so that n is what bounds "
-    "their radius"
+    "Images for which all n draws were made and all voted for one class; more draws like these "
+    "would give larger radii"
 )
 
 

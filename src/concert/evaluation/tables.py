@@ -80,9 +80,12 @@ def require_one_dataset(logs: Sequence[LoadedLog]) -> str:
     names = dict.fromkeys(str(log.run["info"].get("data") or "") for log in logs)
     known = [name for name in names if name]
     if len(known) > 1:
+        # Attacked images are called by their data set and the attack.
+        sets = {name.partition(",")[0] for name in known}
+        what = "data set" if len(sets) == len(known) else "attack, and the clean images,"
         raise ConcertError(
-            f"logs of {known[0]} and {known[1]} do not go into one table: report each data set "
-            "by itself"
+            f"logs of {known[0]} and {known[1]} do not go into one table: report each {what} by "
+            "itself"
         )
     return known[0] if known else ""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from concert.data import load_images, subset_indices
 from concert.engines.inference import check_classifier
@@ -158,16 +158,7 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
             draws = keyed_generator(*address, 1, device=fabric.device)
             with seeded(fabric.device, *address, 2):
                 terms = objective(f, g, x, y, maps, state.epoch, draws)
-            if not isinstance(terms, LossTerms):
-                raise ConcertError(
-                    f"objective '{recipe.objective.name}' must return "
-                    f"concert.objectives.LossTerms, not {type(terms).__name__}"
-                )
-            if not bool(terms.total.isfinite()):
-                raise ConcertError(
-                    f"the loss is not finite at epoch {state.epoch}, step {state.step}: "
-                    "lower training.lr"
-                )
+            check_terms(terms, recipe.objective.name, state.epoch, state.step)
             fabric_optimizer.zero_grad()
             fabric.backward(terms.total)
             fabric_optimizer.step()
@@ -203,6 +194,28 @@ def _train(recipe: Recipe, out: Path, watcher: Watcher, fabric: Fabric) -> bool:
         save_model(out / "model", description, classifier, noise, inputs)
     fabric.barrier()
     return True
+
+
+def check_terms(terms: object, name: str, epoch: int, step: int) -> None:
+    """Refuse what an objective returns, if the step cannot be made from it."""
+    if not isinstance(terms, LossTerms):
+        raise ConcertError(
+            f"objective '{name}' must return concert.objectives.LossTerms, not "
+            f"{type(terms).__name__}"
+        )
+    total: object = terms.total
+    if not (isinstance(total, Tensor) and total.ndim == 0 and total.requires_grad):
+        given = type(total).__name__
+        if isinstance(total, Tensor):
+            given = f"one of shape {tuple(total.shape)}, requires_grad={total.requires_grad}"
+        raise ConcertError(
+            f"objective '{name}' must return a scalar tensor with a gradient as total, not {given}"
+        )
+    if not bool(total.isfinite()):
+        raise ConcertError(
+            f"the loss is not finite in epoch {epoch + 1}, step {step + 1}: lower training.lr, or "
+            f"look at objective '{name}' if it is the first step"
+        )
 
 
 def multiply_add_costs(

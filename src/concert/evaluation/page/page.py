@@ -26,7 +26,7 @@ from concert.evaluation.explain.figure import explanation_figure, rendered
 from concert.evaluation.page import words
 from concert.evaluation.page.curves import HEIGHT, WIDTH, certified_accuracy_chart
 from concert.evaluation.page.images import data_uri, image_rows, thumbnails
-from concert.evaluation.page.tables import TEXT_COLUMNS, page_tables
+from concert.evaluation.page.tables import TEXT_COLUMNS, PageTable, page_tables
 from concert.records.reading import LoadedLog
 
 GALLERY_DPI: Final = 110
@@ -37,12 +37,13 @@ class PageExtras:
     """What a page can show beyond its logs.
 
     images: those of the logs, for thumbnails. gallery: a log and explanations of some of its
-    images. command: what makes the report again.
+    images. command: what makes the report again. tables: shown after that of certified accuracy.
     """
 
     images: ImageSet | None = None
     gallery: tuple[LoadedLog, Sequence[Explanation]] | None = None
     command: str = ""
+    tables: Sequence[PageTable] = ()
 
 
 def report_page(
@@ -62,6 +63,7 @@ def report_page(
     chart = certified_accuracy_chart(logs)
     style, script = _asset("report.css"), _asset("report.js")
     names = words.log_names(logs)
+    accuracy, *others = page_tables(logs, radii, taus)
     rows = image_rows(logs, names)
     rows["thumbnails"] = thumbnails(logs, extras.images) if extras.images is not None else {}
     environment = Environment(
@@ -84,7 +86,7 @@ def report_page(
         attacked=[name for log, name in zip(logs, names, strict=True) if attacked(log)],
         caveats=table_notes.early_caveats(logs, "Curves, but for the radii of a grid, and AMCR"),
         statements=words.statements(logs, names),
-        tables=page_tables(logs, radii, taus),
+        tables=[accuracy, *extras.tables, *others],
         text_columns=TEXT_COLUMNS,
         notes=[*notes, *table_notes.data_notes(logs), *table_notes.run_notes(logs)],
         rows=rows,

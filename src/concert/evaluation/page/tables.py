@@ -20,11 +20,14 @@ TEXT_COLUMNS: Final = (
     "attack",
     "targets",
     "against",
+    "first",
+    "other",
+    "verdict",
     "guarantee",
     "certificate",
 )
 # What stands in every part of a table that is too wide for paper.
-_KEYS: Final = ("sigma", "method", "guarantee")
+_KEYS: Final = ("sigma", "method", "first", "other", "guarantee")
 # In points: A4 between its margins, a digit, a narrow character and a cell's padding as printed.
 _PAPER, _DIGIT, _NARROW, _PADDING, _CHIP = 520.0, 4.8, 2.7, 8.5, 10.0
 # Methods wrap, in not less than this many characters.
@@ -136,17 +139,24 @@ def _attack_tables(logs: Sequence[LoadedLog], taus: Sequence[float] | None) -> l
     if not all(map(attacked, logs)):
         return []
     shown = attack_table.printed(attack_table.attack_table(logs, taus))
-    columns = {str(name): [str(cell) for cell in shown[name]] for name in shown.columns}
     return [
-        PageTable(
+        text_table(
             "attacks",
             "Certified accuracy under attack",
             "The share of the attacked images that are certified, by the size of the perturbation "
             "(the paper's Tables 2 to 5).",
-            _guarantee_first(columns),
+            shown,
             [attack_table.CLEAN_NOTE, *attack_table.attack_notes(logs)],
         )
     ]
+
+
+def text_table(
+    anchor: str, title: str, caption: str, shown: pd.DataFrame, notes: Sequence[str] = ()
+) -> PageTable:
+    """A table whose cells are printed already."""
+    columns = {str(name): [str(cell) for cell in shown[name]] for name in shown.columns}
+    return PageTable(anchor, title, caption, _guarantee_first(columns), notes)
 
 
 def _guarantee_first(columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
