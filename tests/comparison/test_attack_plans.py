@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -265,7 +267,29 @@ def test_runs_of_one_method_are_told_apart(folder: Path) -> None:
     verdict = folder / "report" / "pgd" / "verdict.md"
     pair = "Cohen (again/attack-pgd), sigma 0.25 | Cohen (cohen/attack-pgd), sigma 0.25"
     assert pair in verdict.read_text()
+    page = (folder / "report" / "pgd" / "report.html").read_text()
+    assert "Which is certified more often?" in page
     # A verdict that is no longer asked for is no longer there.
     change(folder, runs=["cohen.yaml", again], attacks={"pgd": PGD | CERTIFY})
     write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")
     assert not verdict.exists()
+
+
+def test_the_tables_have_the_taus_of_the_specification(folder: Path) -> None:
+    again = {"recipe": "cohen.yaml", "name": "again"}
+    plan = PGD | CERTIFY | {"first": "again", "taus": [0.5, 1]}
+    change(folder, runs=["cohen.yaml", again], attacks={"pgd": plan})
+    attack = {"method": "pgd", "against": "base", "l2": [1.0] * 4, "index": [0, 1, 2, 3]}
+    for name in ("cohen", "again"):
+        write_log(folder / "out" / name / "attack-pgd", data="cifar10, pgd", attack=attack)
+    write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")
+    for file in ("attacks.csv", "verdict.csv"):
+        table = pd.read_csv(folder / "report" / "pgd" / file)
+        assert set(table["tau"]) == {0.5, 1.0, math.inf}
+
+
+@pytest.mark.parametrize("taus", [[], 1, ["a"], [True], [-1], [1e400], [10**400], {"a": 1}])
+def test_taus_that_are_none_are_refused(folder: Path, taus: object) -> None:
+    change(folder, attacks={"pgd": PGD | CERTIFY | {"taus": taus}})
+    with pytest.raises(ConcertError, match="attack pgd: "):
+        read_spec("spec.yaml", Path("out"))

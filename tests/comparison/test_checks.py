@@ -63,6 +63,18 @@ def test_runs_of_two_splits_are_refused(folder: Path) -> None:
         read_spec("spec.yaml", Path("out"))
 
 
+def test_data_that_nobody_knows_are_refused(folder: Path) -> None:
+    """Each run would fail by itself, one after the other."""
+    change(folder, set={"data.name": "digit"})
+    with pytest.raises(ConcertError, match="unknown data set 'digit': did you mean 'digits'"):
+        read_spec("spec.yaml", Path("out"))
+    change(folder, certify=SPEC["certify"] | {"data.name": "letters"})
+    with pytest.raises(ConcertError, match="unknown data set 'letters'"):
+        read_spec("spec.yaml", Path("out"))
+    change(folder, certify=SPEC["certify"] | {"data.name": "letters", "data.path": "somewhere"})
+    read_spec("spec.yaml", Path("out"))
+
+
 def test_a_method_whose_own_terms_never_begin_is_refused(folder: Path) -> None:
     """Its row would be plain cross-entropy under the method's name."""
     for start, refused in ((1, False), (2, True)):

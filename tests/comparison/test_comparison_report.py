@@ -167,6 +167,7 @@ def test_the_first_runs_are_compared_with_those_of_their_figures(folder: Path) -
     text = (folder / "report" / "differences.md").read_text()
     assert "McNemar" in text
     assert "D, sigma 0.25: no other run is in its figures." in text
+    assert "Paired differences" in (folder / "report" / "report.html").read_text()
     change(folder, runs=runs, **grid)
     write_comparison(read_spec("spec.yaml", Path("out")), folder / "report")
     assert not (folder / "report" / "differences.csv").exists()
