@@ -43,3 +43,15 @@ def test_the_source_of_base_classes_counts(tmp_path: Path, monkeypatch: pytest.M
     first = source_of(net)
     (tmp_path / "own_base.py").write_text(CODE + "# changed\n")
     assert source_of(net) != first
+
+
+def test_a_module_that_is_called_like_one_of_pythons_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "this.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    net = importlib.import_module("this").Net()
+    hashed = source_of(net)
+    sys.modules.pop("this")
+    assert "classifier_source" in hashed

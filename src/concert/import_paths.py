@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,15 +92,24 @@ def source_hash(kinds: Iterable[type]) -> str | None:
     digest, found = hashlib.sha256(), False
     bases = {base.__module__: base for kind in kinds for base in kind.__mro__}
     for name, kind in sorted(bases.items()):
-        if name.split(".")[0] in ("concert", "torch", *sys.stdlib_module_names):
+        if name.split(".")[0] in ("concert", "torch"):
             continue
         try:
-            content = Path(inspect.getfile(kind)).read_bytes()
+            file = Path(inspect.getfile(kind))
+            if _is_pythons(file):
+                continue
+            content = file.read_bytes()
         except (TypeError, OSError):
             continue
         digest.update(hashlib.sha256(content).digest())
         found = True
     return digest.hexdigest() if found else None
+
+
+def _is_pythons(file: Path) -> bool:
+    """Whether a file is of Python's own library, whatever the user's modules are called."""
+    library = Path(sysconfig.get_path("stdlib"))
+    return file.is_relative_to(library) and "site-packages" not in file.parts
 
 
 def one_line(error: BaseException) -> str:

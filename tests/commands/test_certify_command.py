@@ -76,7 +76,7 @@ def test_the_commands_of_the_hint_are_recipes_that_can_be_trained(
         noise = {"sigma": 0.5} | changed.get("noise", {})
         assert made.noise.sigma == noise.get("low", noise["sigma"])
         assert made.noise.grid == noise.get("grid")
-        assert ("isotropic noise near" in hint(**changed)) == ("low" in noise)
+        assert ("isotropic noise only" in hint(**changed)) == ("low" in noise)
         assert ("--trust" in flags) == ("classifier" in changed)
         assert ("--data.path" in flags) == (made.data.name == "my images")
     assert (made.objective.name, made.classifier.denoiser) == ("denoise", "dncnn")
@@ -144,6 +144,9 @@ def test_a_model_that_was_trained_with_the_noise_is_not_told_to_train_with_it(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "metrics.csv").write_text("epoch\n")
-    said = untrained_hint(16, 16, tmp_path, MNIST)
-    assert "learned nothing" in said
-    assert "concert train" not in said
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "model"):
+        said = untrained_hint(16, 16, folder, MNIST)
+        assert "learned nothing" in said
+        assert "concert train" not in said

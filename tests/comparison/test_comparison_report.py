@@ -209,10 +209,23 @@ def test_a_log_whose_model_is_gone_is_not_reported(folder: Path) -> None:
     assert "Not in this report: beta-0 (the model of out/beta-0/certify.tsv is gone)." in text
 
 
-def test_reports_on_attacks_that_are_gone_are_removed(folder: Path) -> None:
-    old = folder / "report" / "old"
-    old.mkdir(parents=True)
-    for name in ("attacks.csv", "verdict.md"):
-        (old / name).write_text("of an earlier specification")
+def test_reports_on_attacks_that_are_gone_are_removed_and_no_others(folder: Path) -> None:
+    for name in ("old", "of-the-user"):
+        (folder / "report" / name).mkdir(parents=True)
+        for file in ("attacks.csv", "verdict.md"):
+            (folder / "report" / name / file).write_text("of an earlier specification")
+    (folder / "report" / "attacks.json").write_text('["old"]')
     write_attacks(read_spec("spec.yaml", Path("out")), folder / "report")
-    assert not old.exists()
+    assert not (folder / "report" / "old").exists()
+    assert len(list((folder / "report" / "of-the-user").iterdir())) == 2
+
+
+def test_without_a_radius_that_is_settled_nothing_is_paired(folder: Path) -> None:
+    runs = [{"recipe": "cohen.yaml", "name": name} for name in ("a", "b")]
+    change(folder, runs=runs, first="a", certify=SPEC["certify"] | {"stopping": "grid:0.1"})
+    comparison = read_spec("spec.yaml", Path("out"))
+    for run in comparison.runs:
+        write_log(run.folder, {"stopping": "grid:0.1"}, method=run.name.upper())
+    write_comparison(comparison, folder / "report")
+    assert not (folder / "report" / "differences.csv").exists()
+    assert "Not paired: at all radii" in (folder / "report" / "table.txt").read_text()

@@ -15,7 +15,7 @@ from concert.errors import ConcertError
 from concert.evaluation.difference_table import NOTES, difference_table, main, printed
 from concert.evaluation.interval_table import interval_table
 from concert.evaluation.rendering import to_markdown
-from concert.evaluation.tables import row_labels
+from concert.evaluation.tables import row_labels, settled_radii
 from concert.records.reading import LoadedLog
 
 MakeLog = Callable[..., LoadedLog]
@@ -104,3 +104,20 @@ def test_the_tool_writes_what_it_prints(make_log: MakeLog, tmp_path: Path) -> No
     assert table["verdict"].tolist() == ["higher", "higher"]
     assert "McNemar" in (tmp_path / "out" / "differences.md").read_text()
     assert "r 0.75" in main(ours.path, [theirs.path], radii=[0.75])
+
+
+def test_radii_that_the_stopping_did_not_settle_have_a_note_or_no_verdict(
+    make_log: MakeLog,
+) -> None:
+    outcomes = [(0, 0, 0.9)] * 12
+    full = make_log(outcomes, "full", identity={"stopping": "full"})
+    near = make_log(outcomes, "near", identity={"stopping": "relative:0.3"})
+    grid = make_log(outcomes, "grid", identity={"stopping": "grid:0.3"})
+    assert settled_radii([full, near], [0.0, 0.25, 0.5]) == [0.0]
+    assert settled_radii([full, grid], [0.0, 0.3]) == [0.3]
+    with pytest.raises(ConcertError, match=r"at all radii of the tables .* give --radii"):
+        main(grid.path, full.path)
+    assert "At [0.5] accuracies are lower bounds" in main(grid.path, full.path, radii=[0.3, 0.5])
+    for radii in ([-1.0], [math.nan], [math.inf]):
+        with pytest.raises(ConcertError, match="finite and not negative"):
+            main(full.path, near.path, radii=radii)

@@ -154,8 +154,8 @@ class CertificationDisplay(LiveRow):
         left = (progress.total - progress.done) * self.seconds / self.images
         return [
             ("done", f"{progress.done}/{progress.total}"),
-            ("accuracy at 0", f"{self.correct / self.images:.3f}"),
-            ("mean radius", f"{self.radii / self.images:.3f}"),
+            ("accuracy at 0", rounded_down(self.correct / self.images)),
+            ("mean radius", rounded_down(self.radii / self.images)),
             ("abstained", f"{self.abstained}"),
             ("draws/s", f"{self.draws / max(self.seconds, 1e-9):,.0f}"),
             ("time left", clock(left)),

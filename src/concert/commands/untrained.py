@@ -14,6 +14,7 @@ from concert.data.known import KNOWN
 from concert.recipes.building import Description
 from concert.recipes.config import DataSettings
 from concert.recipes.shipped import find_recipe, recipe_names
+from concert.runs import CONFIG
 
 SEEMS: Final = (
     "of the first {images} images {what}: the classifier does not seem to be trained with this "
@@ -24,7 +25,9 @@ LEARNED_NOTHING: Final = (
     "learned nothing (its losses are in {metrics}). Train it with less noise, for longer, or with "
     "another learning rate."
 )
-OTHER: Final = "For {kind} noise no recipe is at hand; with isotropic noise near its lower end: "
+OTHER: Final = (
+    "It has {kind} noise; fine-tuning is offered with isotropic noise only, near the lower end. "
+)
 TUNE: Final = "concert train {recipe} --init {run}{flags} --out {run}-tuned"
 DENOISE: Final = (
     "concert train {recipe} --init {run}{flags} --objective.name denoise --objective.agreement 0.3 "
@@ -47,7 +50,8 @@ def untrained_hint(
     there is one, with a sigma near the run's. `certified`: the images certified, which say where
     such data are.
     """
-    kind, metrics = description.noise.get("kind", "isotropic"), run / "metrics.csv"
+    kind = description.noise.get("kind", "isotropic")
+    metrics = (run.parent if (run / CONFIG).is_file() else run) / "metrics.csv"
     what = _outcome(images, abstained)
     if metrics.is_file():  # made by a training under the noise of this very model
         return LEARNED_NOTHING.format(images=images, what=what, metrics=metrics)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ from concert.evaluation.page.page import PageExtras
 from concert.evaluation.page.tables import PageTable, text_table
 from concert.evaluation.report import FILES as REPORT_FILES
 from concert.evaluation.report import write_report
+from concert.files import write_atomically
 
 OF_ATTACKS: Final = (*REPORT_FILES, "verdict.csv", "verdict.md")
 
@@ -57,13 +60,20 @@ def write_attacks(
             missing[f"attack {plan.name}"] = str(error)
         remove_others(out / plan.name, OF_ATTACKS, written)
         files += written
-    named = {plan.name for plan in comparison.attacks}
-    for gone in (file.parent for file in out.glob("*/attacks.csv")):
-        if gone.name not in named:
-            remove_others(gone, OF_ATTACKS, [])
-            with contextlib.suppress(OSError):
-                gone.rmdir()
+    _remove_gone(out, [plan.name for plan in comparison.attacks])
     return files, missing
+
+
+def _remove_gone(out: Path, names: Sequence[str]) -> None:
+    """Remove the reports of an earlier comparison on attacks that are not among `names`."""
+    record = out / "attacks.json"
+    with contextlib.suppress(OSError, ValueError):
+        for name in set(json.loads(record.read_text(encoding="utf-8"))) - set(names):
+            remove_others(out / name, OF_ATTACKS, [])
+            with contextlib.suppress(OSError):
+                (out / name).rmdir()
+    if names or record.exists():
+        write_atomically(record, json.dumps(names) + "\n")
 
 
 def _verdict(plan: AttackPlan, found: Certified) -> pd.DataFrame | None:

@@ -81,9 +81,9 @@ def write_comparison(
     for group, members in groups.items():
         contents[f"figure-{group}.png"] = certified_accuracy_figure(members)
     differences, unpaired = paired_differences(comparison, found, groups)
-    notes = [*notes, *unpaired]
+    missing += unpaired
     if len(differences):
-        below = [*difference_table.NOTES, *notes]
+        below = [*difference_table.NOTES, *unpaired, *notes]
         shown = difference_table.printed(differences)
         contents["differences.csv"] = rendering.to_csv(differences)
         contents["differences.md"] = rendering.to_markdown(shown, below)
@@ -110,7 +110,11 @@ def paired_differences(
     """
     labels = tables.row_labels(found.logs)
     radii = tables.settled_radii(found.logs, tables.radius_grid(found.logs))
-    parts, notes = [], []
+    parts: list[pd.DataFrame] = []
+    notes: list[str] = []
+    if comparison.first and not radii:
+        unsettled = difference_table.UNSETTLED
+        return pd.DataFrame(), [f"Not paired: at all radii accuracies are {unsettled}."]
     for first, run in enumerate(found.runs):
         if run.name not in comparison.first:
             continue

@@ -28,6 +28,7 @@ from concert.evaluation.rendering import interval, rounded_down, to_csv, to_mark
 from concert.evaluation.tables import (
     JOINT,
     RowLabel,
+    checked_radii,
     fingerprint_of,
     radius_grid,
     radius_name,
@@ -46,6 +47,8 @@ NOTES: Final = [
     "the two-sided p of McNemar's exact test is below 0.05, each radius by itself, not corrected "
     "for their number; undecided elsewhere. One training each: another seed may differ by more."
 ]
+
+UNSETTLED: Final = "lower bounds that depend on when sampling stopped"
 
 
 def difference_table(
@@ -122,13 +125,21 @@ def main(
     """The table as text; with `out` also DIR/differences.csv and DIR/differences.md."""
     given = others if isinstance(others, list) else [others]
     first, *rest = logs = [read_log(path) for path in (log, *given)]
-    grid = settled_radii(logs, radius_grid(logs)) if radii is None else radii
+    grid = radius_grid(logs) if radii is None else checked_radii(radii)
+    settled = settled_radii(logs, grid)
+    notes = list(NOTES)
+    if radii is None:
+        grid = settled
+    elif settled != grid:
+        notes.append(f"At {[r for r in grid if r not in settled]} accuracies are {UNSETTLED}.")
+    if not grid:
+        raise ConcertError(f"at all radii of the tables accuracies are {UNSETTLED}: give --radii")
     table = difference_table(first, rest, grid)
     shown = printed(table)
     if out is not None:
         write_atomically(out / "differences.csv", to_csv(table))
-        write_atomically(out / "differences.md", to_markdown(shown, NOTES))
-    return to_text(shown, NOTES)
+        write_atomically(out / "differences.md", to_markdown(shown, notes))
+    return to_text(shown, notes)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,14 @@ def radius_grid(logs: Sequence[LoadedLog]) -> list[float]:
     return [step * i for i in range(math.floor(largest / step) + 1)]
 
 
+def checked_radii(radii: Sequence[float]) -> list[float]:
+    """Each radius once; ConcertError where one is none."""
+    grid = list(dict.fromkeys(map(float, radii)))
+    if not all(math.isfinite(radius) and radius >= 0 for radius in grid):
+        raise ConcertError(f"radii must be finite and not negative, got {grid}")
+    return grid
+
+
 def comparison_table(
     logs: Sequence[LoadedLog], radii: Sequence[float] | None = None
 ) -> pd.DataFrame:
@@ -108,9 +116,7 @@ def comparison_table(
     Raises ConcertError for negative radii and for logs of different data sets.
     """
     require_one_dataset(logs)
-    grid = radius_grid(logs) if radii is None else list(dict.fromkeys(map(float, radii)))
-    if not all(math.isfinite(radius) and radius >= 0 for radius in grid):
-        raise ConcertError(f"radii must be finite and not negative, got {grid}")
+    grid = radius_grid(logs) if radii is None else checked_radii(radii)
     rows = []
     for log, label in zip(logs, row_labels(logs), strict=True):
         low, high = amcr_ends(log)
@@ -186,14 +192,18 @@ def stopped_early(log: LoadedLog) -> bool:
 def settled_radii(logs: Sequence[LoadedLog], radii: Sequence[float]) -> list[float]:
     """Those of `radii` at which no log's accuracy rests on when it stopped: they are on its grid.
 
-    An image that stopped on a grid is settled there, and may have a larger radius than it shows.
+    An image that stopped on a grid is settled there, and may have a larger radius than it shows;
+    one that stopped near its radius is settled at 0.
     """
     grids = [_stopping_grid(log) for log in logs]
     return [r for r in radii if all(grid is None or r in grid for grid in grids)]
 
 
 def _stopping_grid(log: LoadedLog) -> list[float] | None:
+    """Radii at which early stopping changed nothing; None if there was none."""
     kind, _, given = str(log.run["identity"].get("stopping", "")).partition(":")
+    if kind == "relative":
+        return [0.0]  # an image stops once it is certified at all
     return list(map(float, given.split(","))) if kind == "grid" else None
 
 
