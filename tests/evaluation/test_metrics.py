@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import binom
+from written_logs import frame
 
-from concert.errors import ConcertError
 from concert.evaluation.metrics import (
     abstention_rate,
     amcr_interval,
@@ -17,23 +16,8 @@ from concert.evaluation.metrics import (
     certified_at,
     certified_radii,
     nonzero_certified_accuracy,
-    paired_difference,
     share_interval,
 )
-
-
-def frame(*rows: tuple[int, int, float], first: int = 0) -> pd.DataFrame:
-    """A frame of (true label, prediction, radius)."""
-    return pd.DataFrame(
-        {
-            "idx": range(first, first + len(rows)),
-            "label": [row[0] for row in rows],
-            "predict": [row[1] for row in rows],
-            "radius": [row[2] for row in rows],
-            "correct": [int(row[0] == row[1]) for row in rows],
-        }
-    )
-
 
 # Correct at 1, 0.5, 0.25 and 0; wrong with a large radius; abstained twice.
 HAND = frame(
@@ -143,34 +127,3 @@ def test_intervals_cover_the_true_mean_about_as_often_as_they_say() -> None:
         covered += bool(interval.low <= 1 / 3 <= interval.high)
     # 4 standard deviations around 0.95 of 400, and the small bias of percentile intervals.
     assert 0.90 <= covered / 400 <= 0.99
-
-
-def test_paired_differences_by_hand() -> None:
-    first = frame((0, 0, 1.0), (1, 1, 0.5), (2, 2, 0.5))
-    second = frame((1, 1, 0.25), (2, 3, 9.0), (4, 4, 1.0), first=1)
-    interval = paired_difference(first, second)
-    assert interval.value == (0.25 + 0.5) / 2
-    assert (interval.low, interval.high) == (0.25, 0.5)
-    accuracy = paired_difference(first, second, values=lambda rows: certified_at(rows, [0, 0.5]))
-    assert list(accuracy.value) == [0.5, 1.0]
-
-
-def test_pairing_aligns_images_in_any_order() -> None:
-    first = frame((0, 0, 1.0), (1, 1, 0.5), (2, 2, 0.125))
-    interval = paired_difference(first, first.iloc[::-1])
-    assert (interval.value, interval.low, interval.high) == (0, 0, 0)
-
-
-def test_pairing_resolves_what_separate_intervals_do_not() -> None:
-    radii = np.random.default_rng(0).gamma(2, 0.3, 200)
-    worse = frame(*((0, 0, float(radius)) for radius in radii))
-    better = frame(*((0, 0, float(radius) + 0.01) for radius in radii))
-    assert bootstrap(certified_radii(better)).low < bootstrap(certified_radii(worse)).high
-    assert paired_difference(better, worse).low == pytest.approx(0.01)
-
-
-def test_logs_that_do_not_pair() -> None:
-    with pytest.raises(ConcertError, match="no image in common"):
-        paired_difference(frame((0, 0, 1.0)), frame((0, 0, 1.0), first=7))
-    with pytest.raises(ConcertError, match="give image 1 different labels"):
-        paired_difference(frame((0, 0, 1.0), (1, 1, 1.0)), frame((0, 0, 1.0), (2, 2, 1.0)))

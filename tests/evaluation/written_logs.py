@@ -1,4 +1,4 @@
-"""Certification logs with given outcomes, written and read as users' logs are."""
+"""Certification logs with given outcomes, written and read as users' logs are, and frames alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from concert.certificates import Guarantee
 from concert.records.log import CertificationLog
 from concert.records.reading import LoadedLog, read_log
 from concert.records.record import Certification
 
 Outcome = tuple[int, int, float]
+
+
+def frame(*rows: Outcome, first: int = 0) -> pd.DataFrame:
+    """The frame of a log of (true label, prediction, radius), its images numbered from `first`."""
+    return pd.DataFrame(
+        {
+            "idx": range(first, first + len(rows)),
+            "label": [row[0] for row in rows],
+            "predict": [row[1] for row in rows],
+            "radius": [row[2] for row in rows],
+            "correct": [int(row[0] == row[1]) for row in rows],
+        }
+    )
 
 
 def log_maker(tmp_path: Path) -> Callable[..., LoadedLog]:

@@ -84,10 +84,8 @@ def write_comparison(
     missing += unpaired
     if len(differences):
         below = [*difference_table.NOTES, *unpaired, *notes]
-        shown = difference_table.printed(differences)
-        contents["differences.csv"] = rendering.to_csv(differences)
-        contents["differences.md"] = rendering.to_markdown(shown, below)
-        caption = difference_table.NOTES[0]
+        contents |= difference_table.files(differences, below)
+        shown, caption = difference_table.printed(differences), difference_table.NOTES[0]
         table = text_table("differences", "Paired differences", caption, shown, unpaired)
         extras = replace(extras or PageExtras(), tables=(table,))
     variances = gradient_variances(certified)

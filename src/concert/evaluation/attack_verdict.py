@@ -25,15 +25,8 @@ from concert.evaluation.attacked_log import (
     perturbation_norms,
     strength,
 )
-from concert.evaluation.metrics import (
-    FEWEST_IMAGES,
-    Floats,
-    certified_radii,
-    mcnemar_p,
-    nonzero_certified_accuracy,
-    paired_difference,
-    verdict_of,
-)
+from concert.evaluation.metrics import Floats, certified_radii
+from concert.evaluation.pairing import aligned, paired_shares
 from concert.evaluation.tables import JOINT, require_one_dataset, row_labels
 from concert.files import write_atomically
 from concert.records.reading import LoadedLog, read_log
@@ -43,10 +36,9 @@ NOTES = [
     "difference: certified accuracy (correct with a radius above 0) of the first method minus that "
     "of the other, on the clean images that both attacks perturbed by at most tau (l2), each "
     "through its own model, rounded down; low, high: 95 % bootstrap interval over pairs, rounded "
-    "outwards. p: two-sided, of "
-    "McNemar's exact test; a verdict is given where it is below 0.05, each row by itself, not "
-    "corrected for their number. With a small tau these are the images that are easy to attack for "
-    "both: quote the row of all images.",
+    "outwards. p: two-sided, of McNemar's exact test; a verdict is given where it is below 0.05, "
+    "each row by itself, not corrected for their number. With a small tau these are the images "
+    "that are easy to attack for both: quote the row of all images.",
 ]
 
 
@@ -73,7 +65,8 @@ def verdict_table(
         for tau in grid:
             row: dict[str, object] = {"first": names[0], "other": name, "tau": tau}
             pair = common(frames[0], other, tau)
-            rows.append(row | _difference(*pair) | {"guarantee": claims})
+            shares = paired_shares(*map(_certified, pair)).columns()
+            rows.append(row | shares | {"guarantee": claims})
     return pd.DataFrame(rows)
 
 
@@ -115,36 +108,13 @@ def check_comparable(logs: Sequence[LoadedLog]) -> None:
 def common(
     first: pd.DataFrame, second: pd.DataFrame, tau: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the images that both frames hold, perturbed by at most tau in both."""
-    within = [frame[frame["l2"] <= tau] for frame in (first, second)]
-    shared = np.intersect1d(within[0]["idx"], within[1]["idx"])
-    return within[0][within[0]["idx"].isin(shared)], within[1][within[1]["idx"].isin(shared)]
+    """The rows, in one order, of the images of both frames, perturbed by at most tau in both.
 
-
-def _difference(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, object]:
-    names = ("accuracy first", "accuracy other", "difference", "low", "high", "p")
-    if not len(first):
-        return {"N": 0} | dict.fromkeys(names, math.nan) | {"verdict": "no images"}
-    interval = paired_difference(first, second, values=_certified)
-    # All differences alike: a resample tells nothing of other images.
-    enough = len(first) >= FEWEST_IMAGES and interval.low < interval.high
-    p = exact_test(first, second)
-    values = (
-        nonzero_certified_accuracy(first),
-        nonzero_certified_accuracy(second),
-        float(interval.value),
-        float(interval.low) if enough else math.nan,
-        float(interval.high) if enough else math.nan,
-        p,
-    )
-    verdict = verdict_of(float(interval.value), p)
-    return {"N": len(first)} | dict(zip(names, values, strict=True)) | {"verdict": verdict}
-
-
-def exact_test(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Two-sided p of McNemar's exact test, from the images that one is certified for alone."""
-    ours, theirs = (_certified(frame.sort_values("idx")) for frame in (first, second))
-    return mcnemar_p(ours, theirs)
+    Raises ConcertError where the two have no image in common, whatever tau.
+    """
+    ours, theirs = aligned(first, second)
+    within = (ours["l2"].to_numpy() <= tau) & (theirs["l2"].to_numpy() <= tau)
+    return ours[within], theirs[within]
 
 
 def _certified(frame: pd.DataFrame) -> Floats:

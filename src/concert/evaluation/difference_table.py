@@ -8,7 +8,6 @@ is does not count in the difference.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,14 +15,8 @@ from typing import Final
 import pandas as pd
 
 from concert.errors import ConcertError
-from concert.evaluation.metrics import (
-    FEWEST_IMAGES,
-    aligned,
-    bootstrap,
-    certified_at,
-    mcnemar_p,
-    verdict_of,
-)
+from concert.evaluation.metrics import certified_at
+from concert.evaluation.pairing import aligned, paired_shares
 from concert.evaluation.rendering import interval, rounded_down, to_csv, to_markdown, to_text
 from concert.evaluation.tables import (
     JOINT,
@@ -78,26 +71,9 @@ def difference_table(
         claims = JOINT.join(dict.fromkeys((ours.guarantee, label.guarantee)))
         pair = aligned(first.frame, other.frame)
         a, b = (certified_at(frame, radii) for frame in pair)
-        found = bootstrap(a - b)
         for i, radius in enumerate(radii):
-            # All differences alike: a resample tells nothing of other images.
-            resampled = len(a) >= FEWEST_IMAGES and found.low[i] < found.high[i]
-            difference, p = float(found.value[i]), mcnemar_p(a[:, i], b[:, i])
-            rows.append(
-                told
-                | {
-                    "radius": float(radius),
-                    "N": len(a),
-                    "accuracy first": float(a[:, i].mean()),
-                    "accuracy other": float(b[:, i].mean()),
-                    "difference": difference,
-                    "low": float(found.low[i]) if resampled else math.nan,
-                    "high": float(found.high[i]) if resampled else math.nan,
-                    "p": p,
-                    "verdict": verdict_of(difference, p),
-                    "guarantee": claims,
-                }
-            )
+            shares = paired_shares(a[:, i], b[:, i]).columns()
+            rows.append(told | {"radius": float(radius)} | shares | {"guarantee": claims})
     return pd.DataFrame(rows)
 
 
@@ -114,6 +90,14 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
             row[f"r {radius_name(each['radius'])}"] = " ".join(filter(None, cell))
         rows.append(row | {name: pair.iloc[0][name] for name in ("guarantee", "N")})
     return pd.DataFrame(rows)
+
+
+def files(table: pd.DataFrame, notes: Sequence[str]) -> dict[str, str]:
+    """The table as files, by name: all numbers as they are, and as text over its notes."""
+    return {
+        "differences.csv": to_csv(table),
+        "differences.md": to_markdown(printed(table), notes),
+    }
 
 
 def main(
@@ -137,8 +121,8 @@ def main(
     table = difference_table(first, rest, grid)
     shown = printed(table)
     if out is not None:
-        write_atomically(out / "differences.csv", to_csv(table))
-        write_atomically(out / "differences.md", to_markdown(shown, notes))
+        for name, content in files(table, notes).items():
+            write_atomically(out / name, content)
     return to_text(shown, notes)
 
 

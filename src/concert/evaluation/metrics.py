@@ -11,7 +11,6 @@ Bootstrap, 1993 (percentile intervals).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -19,10 +18,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from concert import bounds
-from concert.errors import ConcertError
 from concert.records.record import ABSTAIN
 
 LEVEL: Final = 0.95
@@ -133,58 +130,6 @@ def share_interval(values: Floats, level: float = LEVEL) -> Interval:
     high = np.array([bounds.clopper_pearson_upper(int(k), count, tail) for k in found])
     shape = successes.shape
     return Interval(successes / count, low[place].reshape(shape), high[place].reshape(shape))
-
-
-def paired_difference(
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    values: Callable[[pd.DataFrame], Floats] = certified_radii,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> Interval:
-    """Mean of values(first) - values(second) over the images that both logs hold, with interval.
-
-    Pairing takes out the difficulty of the images, so it resolves smaller differences than two
-    separate intervals. Raises ConcertError as `aligned` does.
-    """
-    ours, theirs = aligned(first, second)
-    return bootstrap(values(ours) - values(theirs), seed, resamples, level)
-
-
-def aligned(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the images that both logs hold, in one order.
-
-    Raises ConcertError if the logs have no image in common or disagree on a label, as logs of
-    different data sets do.
-    """
-    shared = np.intersect1d(first["idx"], second["idx"])
-    if not len(shared):
-        raise ConcertError("the two logs have no image in common: certify the same subset")
-    ours, theirs = (frame.set_index("idx", drop=False).loc[shared] for frame in (first, second))
-    labels = ours["label"].to_numpy(), theirs["label"].to_numpy()
-    if (labels[0] != labels[1]).any():
-        image = int(shared[labels[0] != labels[1]][0])
-        raise ConcertError(
-            f"the two logs give image {image} different labels: compare logs of one data set"
-        )
-    return ours, theirs
-
-
-def mcnemar_p(first: Floats, second: Floats) -> float:
-    """Two-sided p of McNemar's exact test for zeros and ones (N,) of the same images.
-
-    From the images that count for one alone; 1 without any.
-    """
-    alone, discordant = int((first > second).sum()), int((first != second).sum())
-    return float(binomtest(alone, discordant).pvalue) if discordant else 1.0
-
-
-def verdict_of(difference: float, p: float) -> str:
-    """ "higher" or "lower" where p is below 0.05, else "undecided"."""
-    if p >= 1.0 - LEVEL:
-        return "undecided"
-    return "higher" if difference > 0 else "lower"
 
 
 def _correct(frame: pd.DataFrame) -> NDArray[np.bool_]:
