@@ -14,8 +14,9 @@ import pytest
 from concert.errors import ConcertError
 from concert.evaluation.difference_table import NOTES, difference_table, main, printed
 from concert.evaluation.interval_table import interval_table
+from concert.evaluation.labels import row_labels
 from concert.evaluation.rendering import to_markdown
-from concert.evaluation.tables import row_labels, settled_radii
+from concert.evaluation.tables import settled_radii
 from concert.records.reading import LoadedLog
 
 MakeLog = Callable[..., LoadedLog]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from concert.evaluation.labels import RowLabel
 from concert.evaluation.paper_tables import (
     attacks_beside_the_paper,
     beside_the_paper,
@@ -13,7 +14,6 @@ from concert.evaluation.paper_tables import (
     paper_table,
 )
 from concert.evaluation.rendering import to_latex, to_markdown
-from concert.evaluation.tables import RowLabel
 from concert.records.reading import LoadedLog
 
 QUERIED = {"noise": {"kind": "queried"}}

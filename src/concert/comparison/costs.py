@@ -8,7 +8,8 @@ import pandas as pd
 
 from concert.comparison.plan import PlannedRun
 from concert.comparison.products import VARIANCE, measured
-from concert.evaluation import rendering, tables
+from concert.evaluation import rendering
+from concert.evaluation.labels import row_labels
 from concert.recipes.building import build_objective
 from concert.records.reading import LoadedLog
 
@@ -16,7 +17,7 @@ from concert.records.reading import LoadedLog
 def run_costs(runs: Sequence[PlannedRun], logs: Sequence[LoadedLog]) -> pd.DataFrame:
     """What each run is and cost: copies, generator, epochs, seconds of training and certifying."""
     rows = []
-    for run, log, label in zip(runs, logs, tables.row_labels(logs), strict=True):
+    for run, log, label in zip(runs, logs, row_labels(logs), strict=True):
         try:
             epochs = pd.read_csv(run.folder / "metrics.csv")
         except (OSError, ValueError):  # gone: its cells are empty

@@ -16,6 +16,7 @@ from concert.comparison.products import PREDICTION, measured
 from concert.errors import ConcertError
 from concert.evaluation import difference_table, rendering, table_notes, tables
 from concert.evaluation.figures import certified_accuracy_figure
+from concert.evaluation.labels import row_labels
 from concert.evaluation.page.page import PageExtras
 from concert.evaluation.page.tables import text_table
 from concert.evaluation.paper_appendix import table_8, table_9
@@ -106,7 +107,7 @@ def paired_differences(
 
     At those radii of the tables at which no log depends on when its sampling stopped.
     """
-    labels = tables.row_labels(found.logs)
+    labels = row_labels(found.logs)
     radii = tables.settled_radii(found.logs, tables.radius_grid(found.logs))
     parts: list[pd.DataFrame] = []
     notes: list[str] = []

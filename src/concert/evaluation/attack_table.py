@@ -21,9 +21,10 @@ from concert.evaluation.attacked_log import (
     right_before,
     strength,
 )
+from concert.evaluation.labels import row_labels
 from concert.evaluation.metrics import LEVEL, certified_radii
 from concert.evaluation.rendering import rounded_down, rounded_up
-from concert.evaluation.tables import require_one_dataset, row_labels
+from concert.evaluation.tables import require_one_dataset
 from concert.records.reading import LoadedLog
 
 # The grids of the paper's tables, by attack; the second for ImageNet. It has none for pgd.

@@ -25,9 +25,10 @@ from concert.evaluation.attacked_log import (
     perturbation_norms,
     strength,
 )
+from concert.evaluation.labels import JOINT, row_labels
 from concert.evaluation.metrics import Floats, certified_radii
 from concert.evaluation.pairing import aligned, paired_shares
-from concert.evaluation.tables import JOINT, require_one_dataset, row_labels
+from concert.evaluation.tables import require_one_dataset
 from concert.files import write_atomically
 from concert.records.reading import LoadedLog, read_log
 from concert.tool import run_tool

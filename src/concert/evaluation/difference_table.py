@@ -15,18 +15,16 @@ from typing import Final
 import pandas as pd
 
 from concert.errors import ConcertError
+from concert.evaluation.labels import JOINT, RowLabel, row_labels
 from concert.evaluation.metrics import certified_at
 from concert.evaluation.pairing import aligned, paired_shares
 from concert.evaluation.rendering import interval, rounded_down, to_csv, to_markdown, to_text
 from concert.evaluation.tables import (
-    JOINT,
-    RowLabel,
     checked_radii,
     fingerprint_of,
     radius_grid,
     radius_name,
     require_one_dataset,
-    row_labels,
     settled_radii,
 )
 from concert.files import write_atomically

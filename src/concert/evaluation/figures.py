@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from concert.certificates import Guarantee
+from concert.evaluation.labels import RowLabel, guarantees, row_labels
 from concert.evaluation.metrics import (
     Floats,
     average_certified_radius,
@@ -20,13 +21,7 @@ from concert.evaluation.metrics import (
     share_interval,
 )
 from concert.evaluation.rendering import rounded_down
-from concert.evaluation.tables import (
-    RowLabel,
-    guarantees,
-    require_one_dataset,
-    row_labels,
-    stopped_early,
-)
+from concert.evaluation.tables import require_one_dataset, stopped_early
 from concert.records.reading import LoadedLog
 
 # Okabe and Ito's palette without its yellow, which is hard to see on white.

@@ -8,6 +8,7 @@ from typing import Final
 
 import pandas as pd
 
+from concert.evaluation.labels import row_labels
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
     bootstrap,
@@ -15,7 +16,7 @@ from concert.evaluation.metrics import (
     share_interval,
 )
 from concert.evaluation.rendering import interval
-from concert.evaluation.tables import radius_name, require_one_dataset, row_labels
+from concert.evaluation.tables import radius_name, require_one_dataset
 from concert.records.reading import LoadedLog
 
 NOTES: Final = [

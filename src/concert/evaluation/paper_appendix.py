@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import pandas as pd
 
+from concert.evaluation.labels import row_labels
 from concert.evaluation.paper_tables import noise_kind, paper_table
-from concert.evaluation.tables import draws, require_one_dataset, row_labels, sigma_statistics
+from concert.evaluation.tables import draws, require_one_dataset, sigma_statistics
 from concert.records.reading import LoadedLog
 
 # Noise whose sigma map is another for each image.

@@ -13,18 +13,13 @@ from typing import Any, Final
 import pandas as pd
 
 from concert.evaluation import attack_table
+from concert.evaluation.labels import RowLabel, row_labels
 from concert.evaluation.metrics import (
     average_certified_radius,
     certified_accuracy,
 )
 from concert.evaluation.rendering import interval
-from concert.evaluation.tables import (
-    RowLabel,
-    amcr_ends,
-    draws,
-    require_one_dataset,
-    row_labels,
-)
+from concert.evaluation.tables import amcr_ends, draws, require_one_dataset
 from concert.records.reading import LoadedLog
 
 TABLE_OF: Final = {"cifar10": 1, "mnist": 6, "imagenet": 7}

@@ -14,9 +14,10 @@ import pandas as pd
 
 from concert.errors import ConcertError
 from concert.evaluation.ellipsoids import AXIS, INSCRIBED, compare_ellipsoids
+from concert.evaluation.labels import row_labels
 from concert.evaluation.metrics import average_certified_radius, certified_radii, percentage
 from concert.evaluation.table_notes import early_caveats
-from concert.evaluation.tables import require_one_dataset, row_labels
+from concert.evaluation.tables import require_one_dataset
 from concert.records.reading import LoadedLog
 
 EARLY: Final = "Sampling that stopped early leaves regions smaller than all draws would."

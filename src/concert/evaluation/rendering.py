@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from concert.certificates import Guarantee
-from concert.evaluation.tables import JOINT
+from concert.evaluation.labels import JOINT
 
 _CONVENTION = (
     "Columns headed by a number: certified accuracy at that l2 radius. AMCR: average certified "

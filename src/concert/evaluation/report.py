@@ -12,6 +12,7 @@ from concert.errors import ConcertError
 from concert.evaluation import attack_table, interval_table, rendering, table_notes, tables
 from concert.evaluation.attacked_log import attacked
 from concert.evaluation.figures import certified_accuracy_figure
+from concert.evaluation.labels import RowLabel, guarantees, row_labels
 from concert.evaluation.metrics import (
     abstention_rate,
     average_certified_radius,
@@ -112,18 +113,18 @@ def summary(logs: Sequence[LoadedLog], radii: Sequence[float]) -> dict[str, Any]
         "run_notes": table_notes.run_notes(logs),
         "logs": [
             _log_summary(log, label, radii)
-            for log, label in zip(logs, tables.row_labels(logs), strict=True)
+            for log, label in zip(logs, row_labels(logs), strict=True)
         ],
     }
 
 
-def _log_summary(log: LoadedLog, label: tables.RowLabel, radii: Sequence[float]) -> dict[str, Any]:
+def _log_summary(log: LoadedLog, label: RowLabel, radii: Sequence[float]) -> dict[str, Any]:
     band = share_interval(certified_at(log.frame, radii))
     return {
         "log": str(log.path),
         "method": label.method,
         "sigma": label.sigma,
-        "guarantees": {each.value: each.sentence for each in tables.guarantees(log.frame)},
+        "guarantees": {each.value: each.sentence for each in guarantees(log.frame)},
         "certificate": label.certificate,
         "images": len(log.frame),
         "n": tables.draws(log),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from concert.evaluation.attacked_log import attacked
+from concert.evaluation.labels import row_labels
 from concert.evaluation.metrics import percentage
 from concert.evaluation.rendering import rounded_up
-from concert.evaluation.tables import fingerprint_of, row_labels, stopped_early
+from concert.evaluation.tables import fingerprint_of, stopped_early
 from concert.records.reading import LoadedLog
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from concert.evaluation.figures import COLOURS, LINE_STYLES, MARKERS, step_radii
+from concert.evaluation.labels import RowLabel, guarantees, row_labels
 from concert.evaluation.metrics import certified_at, certified_radii, share_interval
 from concert.evaluation.rendering import rounded_down, rounded_up
-from concert.evaluation.tables import RowLabel, guarantees, row_labels
 from concert.records.reading import LoadedLog
 
 WIDTH: Final = 760

@@ -9,6 +9,7 @@ from math import isinf, isnan
 from concert.certificates import Guarantee
 from concert.evaluation import rendering, table_notes, tables
 from concert.evaluation.attacked_log import attacked
+from concert.evaluation.labels import guarantees, row_labels
 from concert.evaluation.metrics import (
     FEWEST_IMAGES,
     abstention_rate,
@@ -23,7 +24,7 @@ from concert.records.reading import LoadedLog
 
 def log_names(logs: Sequence[LoadedLog]) -> list[str]:
     """What the page calls each log: method and sigma, the certificate where that is ambiguous."""
-    labels = tables.row_labels(logs)
+    labels = row_labels(logs)
     names = [label.name for label in labels]
     return [
         name if names.count(name) == 1 else f"{name}, {label.certificate}"
@@ -43,7 +44,7 @@ def lead(logs: Sequence[LoadedLog]) -> str:
 
 def guarantees_of(logs: Sequence[LoadedLog]) -> list[Guarantee]:
     """All guarantees of the logs, strongest first."""
-    present = {guarantee for log in logs for guarantee in tables.guarantees(log.frame)}
+    present = {guarantee for log in logs for guarantee in guarantees(log.frame)}
     return [guarantee for guarantee in Guarantee if guarantee in present]
 
 
@@ -52,7 +53,7 @@ def statements(
 ) -> list[tuple[str, list[dict[str, str]]]]:
     """The sentences about the logs, grouped by what they guarantee."""
     groups: dict[str, list[dict[str, str]]] = {}
-    for log, label, name in zip(logs, tables.row_labels(logs), names, strict=True):
+    for log, label, name in zip(logs, row_labels(logs), names, strict=True):
         groups.setdefault(label.guarantee, []).append(_statement(log, name))
     return list(groups.items())
 
@@ -74,7 +75,7 @@ def _statement(log: LoadedLog, name: str) -> dict[str, str]:
     return {
         "name": name,
         "text": " ".join(filter(None, sentences)),
-        "guarantee": " ".join(each.sentence for each in tables.guarantees(log.frame)),
+        "guarantee": " ".join(each.sentence for each in guarantees(log.frame)),
     }
 
 
