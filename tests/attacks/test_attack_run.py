@@ -12,7 +12,7 @@ from networks import SHAPE, Patches, random_images, smooth
 
 from concert.attacks.run import AttackProgress, StepProgress, attack_data, chosen_targets
 from concert.attacks.settings import AttackSettings, method_arguments
-from concert.attacks.shadow import spoofing_shadow
+from concert.attacks.spoofing import spoofing_shadow
 from concert.data import ImageSet, load_images
 from concert.errors import ConcertError
 from concert.noise import IsotropicNoise

@@ -16,7 +16,7 @@ from torch import Tensor
 from concert.attacks.base import Against, AttackResult, OnStep, Victim
 from concert.attacks.record import AttackRecord
 from concert.attacks.settings import METHODS, AttackSettings
-from concert.attacks.shadow import spoofing_shadow
+from concert.attacks.spoofing import spoofing_shadow
 from concert.data import ImageSet, split_names, subset_indices
 from concert.errors import ConcertError
 from concert.runs import source_of, weights_file

@@ -9,25 +9,20 @@ for CIFAR-10 and ImageNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from concert import bounds
 from concert.attacks.base import Against, AttackResult, OnStep, Precision, Victim, check_at_least
 from concert.errors import ConcertError
-from concert.sampling.votes import Request
 from concert.smoothing import SmoothedClassifier
-from concert.streams import Domain, Stream
 
 # The published strength, and one that a processor can afford.
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     "reference": {"steps": 300, "draws": 400},
     "fast": {"steps": 100, "draws": 32},
 }
-SPOOF_ALPHA: Final = 0.001
 # Of the total variation of one channel: twice the largest eigenvalue of the grid's Laplacian.
 LARGEST_CURVATURE: Final = 16.0
 
@@ -159,104 +154,3 @@ def check(
             f"of the perturbation by {1 - shrinks:.3g}, and it grows without end: lower lr below "
             f"{2.0 * lr / shrinks:.3g}"
         )
-
-
-def target_classes(num_classes: int, label: int) -> list[int]:
-    """The targets tried for an image: all other classes, or at most ten evenly spaced ones."""
-    return [k for k in range(0, num_classes, -(-num_classes // 10)) if k != label]
-
-
-class ShadowSettings(TypedDict, total=False):
-    """Those arguments of `shadow` that `spoofing_shadow` passes on; left out, shadow's defaults."""
-
-    steps: int
-    draws: int
-    lr: float
-    lambda_tv: float
-    lambda_c: float
-    lambda_s: float
-    channels: int
-    sigma: float | None
-    against: Against
-    precision: Precision
-
-
-def spoofing_shadow(
-    smoothed: SmoothedClassifier,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    spoof_draws: int = 200,
-    success_draws: int = 200,
-    seed: int = 0,
-    indices: Sequence[int] | None = None,
-    on_step: OnStep = lambda step, steps: None,
-    **settings: Unpack[ShadowSettings],
-) -> AttackResult:
-    """`shadow` towards each of `target_classes`, and for each image the largest spoofed radius.
-
-    Images (B, C, H, W) in [0, 1] with labels (B,); `targets` of the result says whose attack was
-    kept. The radius is that of a certificate for any class but the label, as published, from
-    `spoof_draws` draws that are neither the attack's nor those of a later certification; where no
-    target leads to one, the target with the most votes is kept. Success is that of an untargeted
-    attack too: any class but the label.
-
-    Source: Ghiasi, Shafahi and Goldstein (ICLR 2020), as `shadow`, and its released code.
-
-    Raises ConcertError as `shadow` does.
-    """
-    check_at_least(1, spoof_draws=spoof_draws)
-    aimed_at = [target_classes(smoothed.num_classes, label) for label in labels.tolist()]
-    runs, done = sum(len(goals) for goals in aimed_at), 0
-    kept: list[AttackResult] = []
-    for row, (label, goals) in enumerate(zip(labels.tolist(), aimed_at, strict=True)):
-        index = row if indices is None else indices[row]
-        tried = [
-            shadow(
-                smoothed,
-                images[row : row + 1],
-                labels[row : row + 1],
-                torch.tensor([target]),
-                seed=seed,
-                indices=[index],
-                success_draws=success_draws,
-                on_step=_counted(on_step, done + place, runs),
-                **settings,
-            )
-            for place, target in enumerate(goals)
-        ]
-        done += len(goals)
-        kept.append(
-            max(tried, key=lambda each: _spoofed(smoothed, each, label, spoof_draws, seed, index))
-        )
-    attacked, steps, aims = (
-        torch.cat([getattr(each, name) for each in kept]) for name in ("images", "steps", "targets")
-    )
-    against = settings.get("against", "deployed")
-    judge = Victim(smoothed, images, labels, None, against, 1, seed, indices)
-    result = judge.result(attacked.to(judge.clean.device), steps, success_draws)
-    return replace(result, targets=aims)
-
-
-def _spoofed(
-    smoothed: SmoothedClassifier,
-    result: AttackResult,
-    label: int,
-    draws: int,
-    seed: int,
-    index: int,
-) -> tuple[float, int]:
-    """The spoofed radius of an attacked image, and the votes of its target."""
-    image = result.images[0]
-    stream = Stream(seed, Domain.AUDIT, index)
-    (votes,) = smoothed.sampler(image.shape).sample(image, [Request(stream, draws, mean_map=True)])
-    count, top = int(votes.counts[int(result.targets[0])]), int(votes.counts.argmax())
-    p_lower = bounds.clopper_pearson_lower(int(votes.counts[top]), draws, SPOOF_ALPHA)
-    if top == label or p_lower <= 0.5 or votes.sigma_map is None:
-        return 0.0, count
-    return smoothed.noise.region(p_lower, votes.sigma_map, image.numel()).radius, count
-
-
-def _counted(on_step: OnStep, done: int, total: int) -> OnStep:
-    """`on_step` for one of `total` runs of equally many steps, after `done` of them."""
-    return lambda step, steps: on_step(done * steps + step, total * steps)
