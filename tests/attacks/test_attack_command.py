@@ -19,6 +19,7 @@ from concert.cli import main
 from concert.commands.attack import AttackDisplay
 from concert.console import StopSignal
 from concert.errors import ConcertError
+from concert.evaluation.attack_bands import main as bands
 from concert.evaluation.attack_evidence import main as evidence
 from concert.evaluation.correlation import main as correlation
 
@@ -83,6 +84,12 @@ def test_attacked_certified_and_reported(
 
     page = (report / "report.html").read_text()
     assert page.index("concert attack") < page.index("concert certify"), "how to make it again"
+
+    found = json.loads(bands(out, block=4, out=tmp_path / "bands.json"))
+    assert (found["images"], found["block"], found["start"], found["own"]) == (4, 4, None, None)
+    energies = [found["whole"][name]["energy"] for name in ("chroma", "smooth", "detail")]
+    assert sum(energies) == pytest.approx(1.0)
+    assert json.loads((tmp_path / "bands.json").read_text()) == found
 
     told = json.loads(evidence(out, out=tmp_path / "evidence", shown=2))
     assert told["attack"]["method"] == "shadow"

@@ -15,6 +15,7 @@ from concert.attacks.settings import AttackSettings, method_arguments
 from concert.attacks.spoofing import spoofing_shadow
 from concert.data import ImageSet, load_images
 from concert.errors import ConcertError
+from concert.evaluation.attack_bands import main as bands
 from concert.noise import IsotropicNoise
 from concert.smoothing import SmoothedClassifier
 
@@ -68,6 +69,12 @@ def test_the_folder_is_a_data_set_of_what_the_attack_returned(
     clean = pyarrow.parquet.read_table(tmp_path / "out" / "test.parquet").column("clean")
     stored = torch.tensor(clean.to_pylist(), dtype=torch.float32)
     assert torch.equal(stored, images.images(range(5)))
+    if method == "cadv":
+        found = json.loads(bands(tmp_path / "out"))
+        begun = torch.cat([each.result.start for each in seen])
+        for name, change in (("start", begun - stored), ("own", returned - begun)):
+            squares = float(change.double().square().sum())
+            assert found[name]["sum_of_squares"] == pytest.approx(squares, rel=1e-5)
     assert summary["images"] == summary["clean_correct"] == 5
     assert summary["succeeded"] == sum(told["success"])
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"attack.json", "test.parquet"}
@@ -258,6 +265,7 @@ def test_spoofed_targets_are_those_of_the_library(
     smoothed: SmoothedClassifier, images: ImageSet, tmp_path: Path
 ) -> None:
     settings = settings_of("shadow", targets="spoof", images_per_batch=5)
+    assert settings.described()["arguments"]["spoof_draws"] == 200
     attack_data(smoothed, images, settings, tmp_path / "out")
     attacked = load_images("pictures", "test", tmp_path / "out")
     clean = images.images([2])

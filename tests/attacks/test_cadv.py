@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from concert.attacks import cadv
 from concert.attacks.base import Victim
-from concert.attacks.cadv import predicted_ab, recolored
+from concert.attacks.cadv import finished, predicted_ab, recolored
 from concert.attacks.hints import starting_hints
 from concert.colorization import Siggraph17, color_entropy, decode_ab, load_colorizer, rgb_to_lab
 from concert.colorization.lab import AB_BINS, ab_grid
@@ -104,20 +104,24 @@ def test_the_lightness_stays_and_the_colours_change() -> None:
     assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
 
 
+@pytest.mark.parametrize("against", ["base", "smoothed", "deployed"])
 @pytest.mark.parametrize("targeted", [True, False])
-def test_steps_are_adams_on_the_cross_entropy(targeted: bool) -> None:
-    """Written out for the base classifier: hints and mask, colours, image, cross-entropy."""
+def test_steps_are_adams_on_the_cross_entropy(targeted: bool, against: str) -> None:
+    """Written out: hints and mask, colours, image, cross-entropy of the mean softmax."""
     network = patches()
     smoothed, images = smooth(network, IsotropicNoise(0.1), shape=SHAPE), images_of(2)
     labels = network(images).argmax(dim=1)
     goal = (labels + 1) % CLASSES if targeted else labels
-    settings = {"steps": 3, "lr": 0.02, "indices": [4, 9]}
+    settings = {"steps": 3, "lr": 0.02, "draws": 5, "against": against, "indices": [4, 9]}
     result = cadv(smoothed, images, labels, goal if targeted else None, **settings)
 
     colorizer, lab = load_colorizer(), rgb_to_lab(images)
     lightness, zeros = lab[:, :1], torch.zeros_like(lab[:, :1])
     entropies = color_entropy(colorizer(lightness, torch.zeros_like(lab[:, 1:]), zeros))
-    victim = Victim(smoothed, images, labels, None, "base", 1, 0, [4, 9])
+    victim = Victim(smoothed, images, labels, None, against, 5, 0, [4, 9])
+    (normals,) = victim.lanes(0)
+    # A deployed classifier multiplies its normals by sigma, a frozen one adds offsets.
+    offsets = normals * (0.1 if against == "deployed" else 1.0)
     first = starting_hints(
         lab, entropies, victim.generators(), 8, 4, "lowest", "ab", 50, 0, restarts=10
     )
@@ -126,8 +130,9 @@ def test_steps_are_adams_on_the_cross_entropy(targeted: bool) -> None:
     # Of more than one, because the first has the size of the rate whatever the gradient's.
     for _ in range(3):
         optimizer.zero_grad()
-        logits = network(recolored(colorizer, lightness, hints, mask))
-        loss = functional.cross_entropy(logits, goal, reduction="sum")
+        points = recolored(colorizer, lightness, hints, mask)[:, None] + offsets
+        shares = network(points.flatten(0, 1)).softmax(dim=1).unflatten(0, offsets.shape[:2])
+        loss = functional.nll_loss(shares.mean(dim=1).log(), goal, reduction="sum")
         (loss if targeted else -loss).backward()
         optimizer.step()
     stepped = recolored(colorizer, lightness, hints, mask)
@@ -213,6 +218,43 @@ def test_an_image_is_left_alone_once_its_goal_leads_and_has_settled() -> None:
         steps[answer] = result.steps.tolist()
     # The lead is compared with that of the step before, so one step is always taken.
     assert steps == {0: [6, 6], 1: [1, 1]}
+
+
+def test_an_image_is_left_alone_by_its_lead_and_its_change() -> None:
+    """Leads 0.04, 0.06 and 0.06 of class 1, of which the last has just grown by 0.02."""
+    shares = torch.tensor([[0.48, 0.52], [0.47, 0.53], [0.47, 0.53]], dtype=torch.float64)
+    before = torch.tensor([0.04, 0.06, 0.04], dtype=torch.float64)
+    for goal, targeted, expected in (
+        (1, True, [False, True, False]),
+        (0, False, [False, True, False]),
+        (0, True, [False] * 3),
+        (1, False, [False] * 3),
+    ):
+        done, lead = finished(shares, torch.full((3,), goal), targeted, before)
+        assert done.tolist() == expected
+        assert lead.tolist() == pytest.approx([0.04, 0.06, 0.06])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"clusters": 5}, {"chosen": 2}, {"choice": "highest"}, {"space": "lab"}, {"hints": 7}],
+    ids=str,
+)
+def test_the_settings_of_the_first_hints_are_those_given(changed: dict[str, object]) -> None:
+    given = {"clusters": 8, "chosen": 4, "choice": "lowest", "space": "ab", "hints": 50}
+    smoothed, images = smooth(patches(), IsotropicNoise(0.1), shape=SHAPE), images_of(2)
+    labels, common = torch.tensor([0, 1]), {"steps": 1, "lr": 0.0, "indices": [4, 9]}
+    result = cadv(smoothed, images, labels, **common, **changed)
+
+    colorizer, lab = load_colorizer(), rgb_to_lab(images)
+    zeros = torch.zeros_like(lab[:, :1])
+    entropies = color_entropy(colorizer(lab[:, :1], torch.zeros_like(lab[:, 1:]), zeros))
+    victim = Victim(smoothed, images, labels, None, "base", 1, 0, [4, 9])
+    used = {**given, **changed}
+    first = starting_hints(lab, entropies, victim.generators(), **used, seed=0, restarts=10)
+    assert torch.allclose(result.start, recolored(colorizer, lab[:, :1], *first), atol=1e-5)
+    usual = cadv(smoothed, images, labels, **common)
+    assert torch.equal(usual.start, result.start) == (not changed)
 
 
 def test_a_batch_is_its_images_and_a_seed_is_a_result() -> None:

@@ -13,7 +13,7 @@ from concert.attacks import shadow
 from concert.attacks.shadow import (
     PRESETS,
     dissimilarity,
-    mean_colour,
+    mean_color,
     total_variation,
 )
 from concert.errors import ConcertError
@@ -35,13 +35,13 @@ def test_penalties_of_hand_made_perturbations() -> None:
     # Across 1 + 4, down 0 + 1 + 9; a constant has none.
     assert total_variation(delta).tolist() == pytest.approx([15.0, 0.0])
     # (4 / 6)^2 in one channel; three times 0.5^2.
-    assert mean_colour(delta).tolist() == pytest.approx([(4 / 6) ** 2, 0.75])
+    assert mean_color(delta).tolist() == pytest.approx([(4 / 6) ** 2, 0.75])
     # Red differs from both others: twice the squares 1 and 9, so sqrt(2^2 + 18^2).
     assert dissimilarity(delta).tolist() == pytest.approx([328**0.5, 0.0], abs=1e-6)
     assert dissimilarity(delta[:, :1]).tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("penalty", [total_variation, mean_colour, dissimilarity])
+@pytest.mark.parametrize("penalty", [total_variation, mean_color, dissimilarity])
 def test_penalties_have_the_gradients_of_finite_differences(penalty) -> None:
     delta = torch.rand(2, 3, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(penalty, (delta - 0.3).requires_grad_())
@@ -74,7 +74,7 @@ def test_a_step_is_the_gradient_of_the_objective_as_published(
     logits = smoothed.classifier(image + full + sigma * normals[0])
     entropy = torch.nn.functional.cross_entropy(logits, (target if targeted else label).expand(20))
     objective = (-1 if targeted else 1) * entropy
-    penalties = (total_variation, mean_colour, dissimilarity)
+    penalties = (total_variation, mean_color, dissimilarity)
     for weight, penalty in zip(weights, penalties, strict=True):
         objective = objective - weight * penalty(full[None])[0]
     (gradient,) = torch.autograd.grad(objective, delta)

@@ -7,12 +7,13 @@ from inspect import get_annotations, signature
 
 import pytest
 import torch
-from networks import CLASSES, SHAPE, Patches, random_images, smooth
+from networks import CLASSES, SHAPE, Brightness, Patches, random_images, smooth
 from torch import Tensor
 
 from concert.attacks import shadow, spoofing_shadow
-from concert.attacks.spoofing import ShadowSettings, target_classes
-from concert.noise import IsotropicNoise
+from concert.attacks.spoofing import ShadowSettings, spoofed, target_classes
+from concert.errors import ConcertError
+from concert.noise import GeneratedNoise, IsotropicNoise, NoiseModel, QueriedNoise
 
 FAST = {"steps": 12, "draws": 16, "success_draws": 64}
 
@@ -89,3 +90,63 @@ def test_targets_tried_are_all_others_or_ten() -> None:
     assert len(target_classes(1000, 301)) == 10
     assert len(target_classes(19, 1)) == 10
     assert max(len(target_classes(count, 1)) for count in range(2, 120)) == 10
+
+
+class OneLevel(torch.nn.Module):
+    """A generator of one level a image, the same for all, in a wide box."""
+
+    one_level = True
+    low, high = 0.2, 0.3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.full_like(images, 0.25)
+
+
+class Always(torch.nn.Module):
+    """Class 2, whatever the image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :CLASSES] * 0.0 + torch.tensor([0.0, 0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("noise", "certificate", "known"),
+    [
+        (IsotropicNoise(0.25), "isotropic", None),
+        (GeneratedNoise(Brightness()), "frozen", None),
+        # Frozen noise would have a radius here.
+        (GeneratedNoise(OneLevel()), "algorithm2", 0.0),
+        (QueriedNoise(Brightness(), 0.6, 0.2, 0.4), "queried-ball", None),
+    ],
+    ids=["isotropic", "generated", "one level", "queried"],
+)
+def test_the_spoofed_radius_is_that_of_the_default_certificate(
+    noise: NoiseModel, certificate: str, known: float | None
+) -> None:
+    """All draws vote alike, so that certifying draws of any number of their own say the same."""
+    smoothed, image = smooth(Always(), noise), random_images(1)
+    (found,) = smoothed.certify(image, n0=100, n=200, seed=3, certificate=certificate)
+    label, target = torch.tensor([1]), torch.tensor([0])
+    still = shadow(smoothed, image, label, target, **{**FAST, "steps": 1, "lr": 0.0})
+    radius, votes = spoofed(smoothed, still, 1, 200, seed=0, index=0)
+    # Maps of queried noise differ a little between draws.
+    assert radius == pytest.approx(found.radius, rel=0.02)
+    assert (radius == 0.0) == (known == 0.0)
+    assert votes == 0, "of the target"
+    assert spoofed(smoothed, still, 2, 200, seed=0, index=0)[0] == 0.0, "class 2 is right"
+
+
+def test_what_does_not_fit_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("an attack has begun")
+
+    monkeypatch.setattr(sys.modules["concert.attacks.spoofing"], "shadow", never)
+    smoothed, images = smooth(Patches(), IsotropicNoise(0.25)), random_images(2)
+    for given, labels, indices, said in (
+        (images[:0], [], None, "no image"),
+        (images, [1], None, "one class"),
+        (images, [1, 2], [1], "2"),
+        (images, [1, 2], [1, 2, 3], "2"),
+    ):
+        with pytest.raises(ConcertError, match=said):
+            spoofing_shadow(smoothed, given, torch.tensor(labels), indices=indices, **FAST)

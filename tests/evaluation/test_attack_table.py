@@ -15,10 +15,10 @@ from concert.evaluation import attack_table
 from concert.evaluation.attack_table import (
     attack_notes,
     printed,
-    proportion_interval,
     tau_grid,
 )
 from concert.evaluation.attacked_log import perturbation_norms
+from concert.evaluation.metrics import proportion_interval
 from concert.evaluation.report import write_report
 from concert.records.reading import LoadedLog
 

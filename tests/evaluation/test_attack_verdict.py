@@ -55,6 +55,21 @@ def test_images_are_paired_by_their_number_in_the_clean_data(
     assert table["verdict"].tolist() == ["no images", "undecided", "undecided"]
 
 
+def test_one_log_of_other_images_leaves_the_others(attacked: Callable[..., LoadedLog]) -> None:
+    logs = [
+        attacked(name, [CERTIFIED, WRONG, CERTIFIED], numbers, [1.0] * 3)
+        for name, numbers in (("a", [0, 1, 2]), ("b", [0, 1, 2]), ("c", [7, 8, 9]))
+    ]
+    table = verdict_table(logs[0], logs[1:], [2.0])
+    assert table["verdict"].tolist() == ["undecided"] * 2 + ["no images"] * 2
+    assert table["N"].tolist() == [3, 3, 0, 0]
+    relabelled = attacked("d", [(4, 4, 0.4)], [1], [1.0])
+    with pytest.raises(ConcertError, match="give image 1 different labels"):
+        verdict_table(logs[0], [relabelled])
+    with pytest.raises(ConcertError, match="at least one other log"):
+        verdict_table(logs[0], [])
+
+
 def test_a_difference_is_found_where_there_is_one_and_only_there(
     attacked: Callable[..., LoadedLog],
 ) -> None:

@@ -80,6 +80,8 @@ def test_logs_without_a_common_image_are_refused(make_log: MakeLog) -> None:
     theirs.frame["idx"] = 7
     with pytest.raises(ConcertError, match="no image in common"):
         difference_table(ours, [theirs], [0.5])
+    with pytest.raises(ConcertError, match="at least one other log"):
+        difference_table(make_log([(0, 0, 1.0)], "alone"), [], [0.0])
 
 
 def test_pairing_finds_what_two_intervals_do_not(make_log: MakeLog) -> None:

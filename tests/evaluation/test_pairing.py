@@ -45,33 +45,41 @@ def test_logs_that_do_not_pair() -> None:
 
 
 def test_shares_by_hand() -> None:
-    """Of 20 images 8 count for both, 6 for the first alone, 0 for the other alone."""
-    first, other = np.zeros(20), np.zeros(20)
-    first[:14], other[:8] = 1, 1
-    shares = paired_shares(first, other)
+    """Of 20 images 8 count for both, 6 or 5 for the first alone, 0 for the other alone."""
+    first, other = np.zeros((20, 3)), np.zeros((20, 3))
+    first[:14, 0], first[:13, 1], first[:14, 2] = 1, 1, 1
+    other[:8] = 1
+    shares, fewer, again = paired_shares(first, other)
     assert (shares.N, shares.first, shares.other) == (20, 0.7, 0.4)
     assert shares.difference == pytest.approx(0.3)
     assert 0 < shares.low < 0.3 < shares.high < 0.6
     # Six coins all alike, either way.
     assert shares.p == pytest.approx(2 / 64)
     assert shares.verdict == "higher"
-    assert paired_shares(other, first).verdict == "lower"
-    first[13] = 0
-    assert paired_shares(first, other).verdict == "undecided"
+    assert again == shares, "columns have the same resamples"
+    assert fewer.p == pytest.approx(2 / 32)
+    assert fewer.verdict == "undecided"
+    assert [each.verdict for each in paired_shares(other, first)] == ["lower", "undecided", "lower"]
     assert list(shares.columns())[:4] == ["N", "accuracy first", "accuracy other", "difference"]
 
 
 def test_shares_of_few_of_none_and_of_differences_all_alike_have_no_interval() -> None:
-    few = paired_shares(np.array([1.0, 0.0, 1.0]), np.zeros(3))
-    alike = paired_shares(np.ones(100), np.zeros(100))
+    (few,) = paired_shares(np.array([[1.0], [0.0], [1.0]]), np.zeros((3, 1)))
+    (alike,) = paired_shares(np.ones((100, 1)), np.zeros((100, 1)))
     for shares, difference in ((few, 2 / 3), (alike, 1.0)):
         assert shares.difference == pytest.approx(difference)
         assert math.isnan(shares.low)
         assert math.isnan(shares.high)
     assert (few.verdict, alike.verdict) == ("undecided", "higher")
-    nothing = paired_shares(np.zeros(0), np.zeros(0))
+    nothing, _ = paired_shares(np.zeros((0, 2)), np.zeros((0, 2)))
     assert (nothing.N, nothing.verdict) == (0, "no images")
     assert math.isnan(nothing.difference)
+
+
+def test_shares_of_other_images_are_refused() -> None:
+    for other in (np.zeros((9, 1)), np.zeros((1, 1)), np.zeros((10, 2))):
+        with pytest.raises(ConcertError, match="of the same images"):
+            paired_shares(np.zeros((10, 1)), other)
 
 
 @pytest.mark.parametrize(("alone", "others"), [(0, 0), (3, 3), (1, 9), (12, 2)])

@@ -92,13 +92,14 @@ def cadv(
     """Attack colour images (B, 3, H, W) in [0, 1] with labels (B,), towards `targets` if given.
 
     Adam at rate `lr` on all hints and the whole mask, by the cross-entropy of the target (minus
-    that of the label). The mask starts at `hints` random pixels inside the `chosen` of `clusters`
-    colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest" as the
-    papers say). An image is left alone once its goal leads all others by 0.05 and its lead changes
-    by less than 0.001 a step. The result's `start` is what the first hints make of the images.
-    colorizer: default the shipped compact one. draws: of noise, for a smoothed victim. precision:
-    of the gradients. success_draws: fresh ones that judge the result. To attack the class
-    predicted, as the released code does, give it as label.
+    that of the label); of a smoothed victim by that of the mean softmax over its draws, the loss of
+    Salman et al. (NeurIPS 2019). The mask starts at `hints` random pixels inside the `chosen` of
+    `clusters` colour clusters of mean entropy `choice` ("lowest" as in the released code, "highest"
+    as the papers say). An image is left alone once its goal leads all others by 0.05 and its lead
+    changes by less than 0.001 a step. The result's `start` is what the first hints make of the
+    images. colorizer: default the shipped compact one. draws: of noise, for a smoothed victim.
+    precision: of the gradients. success_draws: fresh ones that judge the result. To attack the
+    class predicted, as the released code does, give it as label.
 
     Source: Bhattad, Chong, Liang, Li and Forsyth, "Unrestricted Adversarial Examples via Semantic
     Manipulation" (ICLR 2020) and its released code; Eq. 3 of the Concert paper.
@@ -144,11 +145,9 @@ def cadv(
         result[active] = points.detach()
         if step == 0:
             start = result.clone()
-        top = found_now.shares.topk(2, dim=1)
-        lead = top.values[:, 0] - top.values[:, 1]
-        reached = (top.indices[:, 0] == victim.goal[active]) == (targets is not None)
-        settled = (lead - lead_before[active]).abs() < SETTLED
-        done = reached & (lead > LEAD) & settled
+        done, lead = finished(
+            found_now.shares, victim.goal[active], targets is not None, lead_before[active]
+        )
         lead_before[active] = lead
         if step == steps or bool(done.all()):
             break
@@ -165,6 +164,21 @@ def cadv(
         taken[active] += 1
         on_step(step + 1, steps)
     return victim.result(result, taken, success_draws, start=victim.realized(start))
+
+
+def finished(
+    shares: Tensor, goal: Tensor, targeted: bool, lead_before: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Which images (B,) the attack leaves alone, and by how much their first class leads.
+
+    shares (B, K): soft votes. goal (B,): the target, to be first, or the label, not to be.
+    lead_before (B,): the lead one step earlier.
+    """
+    top = shares.topk(2, dim=1)
+    lead = top.values[:, 0] - top.values[:, 1]
+    reached = (top.indices[:, 0] == goal) == targeted
+    settled = (lead - lead_before).abs() < SETTLED
+    return reached & (lead > LEAD) & settled, lead
 
 
 def check(

@@ -20,6 +20,7 @@ from concert.attacks.pgd import pgd
 from concert.attacks.shadow import PRESETS as SHADOW_PRESETS
 from concert.attacks.shadow import check as check_shadow
 from concert.attacks.shadow import shadow
+from concert.attacks.spoofing import SPOOF_DRAWS
 from concert.errors import ConcertError, nearest
 
 METHODS: Final[dict[str, Any]] = {"cadv": cadv, "pgd": pgd, "shadow": shadow}
@@ -50,6 +51,8 @@ class AttackSettings:
         used = {name: named(value) for name, value in self.arguments.items()}
         if used["against"] == "base":
             used["draws"] = 1  # without noise there is nothing to draw
+        if self.targets == "spoof":
+            used["spoof_draws"] = SPOOF_DRAWS
         return {
             "method": self.method,
             "targets": self.targets,

@@ -34,7 +34,7 @@ def total_variation(delta: Tensor) -> Tensor:
     return across + down
 
 
-def mean_colour(delta: Tensor) -> Tensor:
+def mean_color(delta: Tensor) -> Tensor:
     """Sum over channels of the squared mean of the absolute perturbation, (B,)."""
     return delta.abs().mean(dim=(2, 3)).square().sum(dim=1)
 
@@ -119,7 +119,7 @@ def shadow(
             full = leaf.expand_as(clean)
             penalty = (
                 lambda_tv * total_variation(full)
-                + lambda_c * mean_colour(full)
+                + lambda_c * mean_color(full)
                 + lambda_s * dissimilarity(full)
             )
             # The penalties, and what backward makes of the adversarial gradient of the image.

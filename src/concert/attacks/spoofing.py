@@ -20,6 +20,7 @@ from concert.smoothing import SmoothedClassifier
 from concert.streams import Domain, Stream
 
 SPOOF_ALPHA: Final = 0.001
+SPOOF_DRAWS: Final = 200
 
 
 def target_classes(num_classes: int, label: int) -> list[int]:
@@ -47,7 +48,7 @@ def spoofing_shadow(
     images: Tensor,
     labels: Tensor,
     *,
-    spoof_draws: int = 200,
+    spoof_draws: int = SPOOF_DRAWS,
     success_draws: int = 200,
     seed: int = 0,
     indices: Sequence[int] | None = None,
@@ -57,9 +58,10 @@ def spoofing_shadow(
     """`shadow` towards each of `target_classes`, and for each image the largest spoofed radius.
 
     Images (B, C, H, W) in [0, 1] with labels (B,); `targets` of the result says whose attack was
-    kept. The radius is that of a certificate for any class but the label, as published, from
-    `spoof_draws` draws that are neither the attack's nor those of a later certification; where no
-    target leads to one, the target with the most votes is kept. Success is that of an untargeted
+    kept. The radius is that of the noise's default certificate (of queried noise, of its ball) for
+    any class but the label, as published, from `spoof_draws` draws that are neither the attack's
+    nor those of a later certification; where no target leads to one, the target with the most votes
+    is kept. Success is that of an untargeted
     attack too: any class but the label.
 
     Source: Ghiasi, Shafahi and Goldstein (ICLR 2020), as `shadow`, and its released code.
@@ -67,11 +69,15 @@ def spoofing_shadow(
     Raises ConcertError as `shadow` does.
     """
     check_at_least(1, spoof_draws=spoof_draws)
-    aimed_at = [target_classes(smoothed.num_classes, label) for label in labels.tolist()]
+    # Before the work, because it refuses what does not fit.
+    against = settings.get("against", "deployed")
+    judge = Victim(smoothed, images, labels, None, against, 1, seed, indices)
+    truth = judge.labels.tolist()
+    aimed_at = [target_classes(smoothed.num_classes, label) for label in truth]
     runs, done = sum(len(goals) for goals in aimed_at), 0
     kept: list[AttackResult] = []
-    for row, (label, goals) in enumerate(zip(labels.tolist(), aimed_at, strict=True)):
-        index = row if indices is None else indices[row]
+    for row, (label, index) in enumerate(zip(truth, judge.indices, strict=True)):
+        goals = aimed_at[row]
         tried = [
             shadow(
                 smoothed,
@@ -88,18 +94,16 @@ def spoofing_shadow(
         ]
         done += len(goals)
         kept.append(
-            max(tried, key=lambda each: _spoofed(smoothed, each, label, spoof_draws, seed, index))
+            max(tried, key=lambda each: spoofed(smoothed, each, label, spoof_draws, seed, index))
         )
     attacked, steps, aims = (
         torch.cat([getattr(each, name) for each in kept]) for name in ("images", "steps", "targets")
     )
-    against = settings.get("against", "deployed")
-    judge = Victim(smoothed, images, labels, None, against, 1, seed, indices)
     result = judge.result(attacked.to(judge.clean.device), steps, success_draws)
     return replace(result, targets=aims)
 
 
-def _spoofed(
+def spoofed(
     smoothed: SmoothedClassifier,
     result: AttackResult,
     label: int,
@@ -107,7 +111,7 @@ def _spoofed(
     seed: int,
     index: int,
 ) -> tuple[float, int]:
-    """The spoofed radius of an attacked image, and the votes of its target."""
+    """The spoofed radius of one attacked image with its label, and the votes of its target."""
     image = result.images[0]
     stream = Stream(seed, Domain.AUDIT, index)
     (votes,) = smoothed.sampler(image.shape).sample(image, [Request(stream, draws, mean_map=True)])
@@ -115,7 +119,8 @@ def _spoofed(
     p_lower = bounds.clopper_pearson_lower(int(votes.counts[top]), draws, SPOOF_ALPHA)
     if top == label or p_lower <= 0.5 or votes.sigma_map is None:
         return 0.0, count
-    return smoothed.noise.region(p_lower, votes.sigma_map, image.numel()).radius, count
+    claim, *_ = smoothed.noise.claims(smoothed.noise.certificate, votes.sigma_map)
+    return claim.radius(p_lower), count
 
 
 def _counted(on_step: OnStep, done: int, total: int) -> OnStep:

@@ -13,7 +13,6 @@ attack changes from there are ranked too, each with a control of its own.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from concert.evaluation.correlation import spearman_rows
 from concert.evaluation.metrics import FEWEST_IMAGES, Floats, bootstrap
 from concert.files import write_atomically
 from concert.import_paths import import_from_here
-from concert.tool import run_tool
+from concert.tool import as_json, run_tool
 
 
 @dataclass(frozen=True)
@@ -208,9 +207,8 @@ def main(
     evidence, each = attack_evidence(clean, attacked, network, seed, images.start)
     chosen = {"colorizer": colorizer, "colorizer_args": colorizer_args}
     told = {"attack": told, **chosen, "seed": seed}
-    text = json.dumps(told | asdict(evidence), indent=2)
+    text = as_json(told | asdict(evidence), None if out is None else out / "evidence.json")
     if out is not None:
-        write_atomically(out / "evidence.json", text + "\n")
         rows = pd.DataFrame({"index": images.numbers, "correlation": each})
         write_atomically(out / "evidence.csv", rendering.to_csv(rows))
         count = max(1, min(shown, len(clean)))

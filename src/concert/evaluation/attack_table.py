@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from concert import bounds
 from concert.errors import ConcertError
 from concert.evaluation.attacked_log import (
     attack_of,
@@ -22,7 +21,7 @@ from concert.evaluation.attacked_log import (
     strength,
 )
 from concert.evaluation.labels import row_labels
-from concert.evaluation.metrics import LEVEL, certified_radii
+from concert.evaluation.metrics import certified_radii, proportion_interval
 from concert.evaluation.rendering import rounded_down, rounded_up
 from concert.evaluation.tables import require_one_dataset
 from concert.records.reading import LoadedLog
@@ -105,17 +104,6 @@ def checked_taus(taus: Sequence[float]) -> list[float]:
     if not all(math.isfinite(tau) and tau >= 0 for tau in taus):
         raise ConcertError(f"taus must be finite and not negative, got {list(taus)}")
     return [*dict.fromkeys(map(float, taus)), math.inf]
-
-
-def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The exact (Clopper-Pearson) interval of k successes in n trials; NaN without trials."""
-    if not n:
-        return math.nan, math.nan
-    tail = (1.0 - level) / 2.0
-    return (
-        bounds.clopper_pearson_lower(k, n, tail),
-        bounds.clopper_pearson_upper(k, n, tail),
-    )
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from concert.evaluation.attacked_log import (
 )
 from concert.evaluation.labels import JOINT, row_labels
 from concert.evaluation.metrics import Floats, certified_radii
-from concert.evaluation.pairing import aligned, paired_shares
+from concert.evaluation.pairing import aligned, paired_shares, require_others
 from concert.evaluation.tables import require_one_dataset
 from concert.files import write_atomically
 from concert.records.reading import LoadedLog, read_log
@@ -50,9 +50,11 @@ def verdict_table(
 
     Columns: first, other, tau, N, accuracy first, accuracy other, difference, low, high, p, verdict
     ("higher", "lower", "undecided", or "no images"), guarantee (of the two). Raises ConcertError
-    for logs that are not of attacked images, of several data sets, of attacks with different
-    settings, or of attacks through another model than the one certified.
+    without others, and for logs that are not of attacked images, of several data sets or with other
+    labels of the same images, of attacks with different settings, or of attacks through another
+    model than the one certified.
     """
+    require_others(others)
     logs = [first, *others]
     require_one_dataset(logs)
     check_comparable(logs)
@@ -65,9 +67,8 @@ def verdict_table(
         claims = JOINT.join(dict.fromkeys((labels[0].guarantee, label.guarantee)))
         for tau in grid:
             row: dict[str, object] = {"first": names[0], "other": name, "tau": tau}
-            pair = common(frames[0], other, tau)
-            shares = paired_shares(*map(_certified, pair)).columns()
-            rows.append(row | shares | {"guarantee": claims})
+            (shares,) = paired_shares(*map(_certified, common(frames[0], other, tau)))
+            rows.append(row | shares.columns() | {"guarantee": claims})
     return pd.DataFrame(rows)
 
 
@@ -111,15 +112,18 @@ def common(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows, in one order, of the images of both frames, perturbed by at most tau in both.
 
-    Raises ConcertError where the two have no image in common, whatever tau.
+    Raises ConcertError where the two give an image different labels.
     """
+    if not len(np.intersect1d(first["idx"], second["idx"])):
+        return first[:0], second[:0]
     ours, theirs = aligned(first, second)
     within = (ours["l2"].to_numpy() <= tau) & (theirs["l2"].to_numpy() <= tau)
     return ours[within], theirs[within]
 
 
 def _certified(frame: pd.DataFrame) -> Floats:
-    return (certified_radii(frame) > 0).astype(np.float64)
+    """1 where an image is correct with a radius above 0, else 0: (N, 1)."""
+    return (certified_radii(frame) > 0).astype(np.float64)[:, None]
 
 
 def write_verdict(table: pd.DataFrame, out: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import pandas as pd
 from concert.errors import ConcertError
 from concert.evaluation.labels import JOINT, RowLabel, row_labels
 from concert.evaluation.metrics import certified_at
-from concert.evaluation.pairing import aligned, paired_shares
+from concert.evaluation.pairing import aligned, paired_shares, require_others
 from concert.evaluation.rendering import interval, rounded_down, to_csv, to_markdown, to_text
 from concert.evaluation.tables import (
     checked_radii,
@@ -53,9 +53,10 @@ def difference_table(
     Columns: first, other, radius, N (images of both), accuracy first, accuracy other, difference,
     low, high (95 % bootstrap interval; NaN where resampling tells nothing), p, verdict ("higher",
     "lower" or "undecided"), guarantee (of the two). `labels`: what a larger table calls the first
-    and the others. Raises ConcertError for logs of several data sets or of different images, and
-    without common images.
+    and the others. Raises ConcertError without others, for logs of several data sets or of
+    different images, and without common images.
     """
+    require_others(others)
     logs = [first, *others]
     require_one_dataset(logs)
     if len({fingerprint_of(log) for log in logs} - {None}) > 1:
@@ -68,10 +69,10 @@ def difference_table(
         told: dict[str, object] = {"first": ours.name, "other": label.name}
         claims = JOINT.join(dict.fromkeys((ours.guarantee, label.guarantee)))
         pair = aligned(first.frame, other.frame)
-        a, b = (certified_at(frame, radii) for frame in pair)
-        for i, radius in enumerate(radii):
-            shares = paired_shares(a[:, i], b[:, i]).columns()
-            rows.append(told | {"radius": float(radius)} | shares | {"guarantee": claims})
+        found = paired_shares(*(certified_at(frame, radii) for frame in pair))
+        for radius, shares in zip(radii, found, strict=True):
+            row = told | {"radius": float(radius)} | shares.columns()
+            rows.append(row | {"guarantee": claims})
     return pd.DataFrame(rows)
 
 

@@ -119,17 +119,26 @@ def amcr_interval(frame: pd.DataFrame) -> tuple[float, float]:
 def share_interval(values: Floats, level: float = LEVEL) -> Interval:
     """Shares of images: means of zeros and ones (N,) or (N, R) with exact intervals at `level`.
 
-    Each column has its own Clopper-Pearson interval: it covers the share with at least `level`
-    whatever the share, also where all or none of the images count. A band of such intervals holds
-    at each point by itself, not for a curve as a whole.
+    Each column has its own interval. A band of such intervals holds at each point by itself, not
+    for a curve as a whole.
     """
-    count, tail = len(values), (1 - level) / 2
+    count = len(values)
     successes = values.sum(axis=0).round().astype(int)
     found, place = np.unique(successes, return_inverse=True)
-    low = np.array([bounds.clopper_pearson_lower(int(k), count, tail) for k in found])
-    high = np.array([bounds.clopper_pearson_upper(int(k), count, tail) for k in found])
-    shape = successes.shape
-    return Interval(successes / count, low[place].reshape(shape), high[place].reshape(shape))
+    ends = np.array([proportion_interval(int(k), count, level) for k in found])
+    low, high = (ends[place, end].reshape(successes.shape) for end in (0, 1))
+    return Interval(successes / count, low, high)
+
+
+def proportion_interval(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The Clopper-Pearson interval of k successes in n trials; NaN without trials.
+
+    It covers the share with at least `level` whatever the share, also where all or none succeed.
+    """
+    if not n:
+        return math.nan, math.nan
+    tail = (1.0 - level) / 2.0
+    return bounds.clopper_pearson_lower(k, n, tail), bounds.clopper_pearson_upper(k, n, tail)
 
 
 def _correct(frame: pd.DataFrame) -> NDArray[np.bool_]:
