@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,30 @@ from concert.runs import source_of
 CODE = "from torch import nn\n\nclass Net(nn.Flatten):\n    pass\n"
 
 
-def test_the_source_of_wrapped_classes_is_hashed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own_hashed_network.py").write_text(CODE)
+@pytest.fixture
+def own_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., nn.Module]:
+    """A function from files of `tmp_path`, by module, to a `Net` of the last.
+
+    The modules are forgotten when the test ends.
+    """
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own_hashed_network", raising=False)
-    net = importlib.import_module("own_hashed_network").Net()
+
+    def make(**files: str) -> nn.Module:
+        for name, code in files.items():
+            (tmp_path / f"{name}.py").write_text(code)
+            # Set first, so that what is imported here goes with the test.
+            monkeypatch.setitem(sys.modules, name, sys)
+            del sys.modules[name]
+        network: nn.Module = importlib.import_module(list(files)[-1]).Net()
+        return network
+
+    return make
+
+
+def test_the_source_of_wrapped_classes_is_hashed(
+    tmp_path: Path, own_net: Callable[..., nn.Module]
+) -> None:
+    net = own_net(own_hashed_network=CODE)
     wrapped = nn.Sequential(Normalize([0.5], [0.5]), net)
     first = source_of(wrapped, IsotropicNoise(0.25))
     assert first == source_of(net)
@@ -32,26 +50,18 @@ def test_the_source_of_wrapped_classes_is_hashed(
     assert source_of(nn.Sequential(Normalize([0.5], [0.5]), LeNet(10)), IsotropicNoise(0.25)) == {}
 
 
-def test_the_source_of_base_classes_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_source_of_base_classes_counts(
+    tmp_path: Path, own_net: Callable[..., nn.Module]
+) -> None:
     """What a class inherits from another file of the user's decides its answers too."""
-    (tmp_path / "own_base.py").write_text(CODE)
-    (tmp_path / "own_derived.py").write_text("import own_base\n\nclass Net(own_base.Net): ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("own_base", "own_derived"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    net = importlib.import_module("own_derived").Net()
+    derived = "import own_base\n\nclass Net(own_base.Net): ...\n"
+    net = own_net(own_base=CODE, own_derived=derived)
     first = source_of(net)
     (tmp_path / "own_base.py").write_text(CODE + "# changed\n")
     assert source_of(net) != first
 
 
 def test_a_module_that_is_called_like_one_of_pythons_is_the_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_net: Callable[..., nn.Module],
 ) -> None:
-    (tmp_path / "this.py").write_text(CODE)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "this", raising=False)
-    net = importlib.import_module("this").Net()
-    hashed = source_of(net)
-    sys.modules.pop("this")
-    assert "classifier_source" in hashed
+    assert "classifier_source" in source_of(own_net(this=CODE))

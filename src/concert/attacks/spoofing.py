@@ -61,8 +61,7 @@ def spoofing_shadow(
     kept. The radius is that of the noise's default certificate (of queried noise, of its ball) for
     any class but the label, as published, from `spoof_draws` draws that are neither the attack's
     nor those of a later certification; where no target leads to one, the target with the most votes
-    is kept. Success is that of an untargeted
-    attack too: any class but the label.
+    is kept. Success is that of an untargeted attack too: any class but the label.
 
     Source: Ghiasi, Shafahi and Goldstein (ICLR 2020), as `shadow`, and its released code.
 
